@@ -1,0 +1,45 @@
+"""The stable finding codes. A code never changes its meaning; `rules/codes.md` has a section for each."""
+
+from enum import IntEnum, StrEnum
+
+
+class Severity(IntEnum):
+    """How bad a finding is; ordered, so that thresholds compare."""
+
+    NOTE = 1
+    WARNING = 2
+    ERROR = 3
+
+    @property
+    def label(self) -> str:
+        """The lower-case word that options and reports use."""
+        return self.name.lower()
+
+
+class Code(StrEnum):
+    """Every code a finding can carry, selectable by prefix (`TM1`, `TM10`, `TM101`)."""
+
+    MEAN_NOT_FINITE = "TM101"
+    VARIANCE_NOT_FINITE = "TM102"
+    VARIANCE_NEGATIVE = "TM103"
+    WEIGHT_NOT_FINITE = "TM201"
+    BIAS_NOT_FINITE = "TM202"
+    FIRST_MOMENT_NOT_FINITE = "TM301"
+    SECOND_MOMENT_NOT_FINITE = "TM302"
+    SECOND_MOMENT_NEGATIVE = "TM303"
+    OPTIMIZER_STATE_NOT_FINITE = "TM304"
+    METADATA_NOT_FINITE = "TM401"
+    NOT_A_CHECKPOINT = "TM901"
+    TRUNCATED = "TM902"
+    OUT_OF_BOUNDS = "TM903"
+    UNREADABLE = "TM904"
+
+    @property
+    def family(self) -> str:
+        """The first three characters, such as `TM1`."""
+        return self.value[:3]
+
+    @property
+    def means_unchecked(self) -> bool:
+        """Whether a finding of this code says that something could not be looked at."""
+        return self.family == "TM9"

@@ -1,0 +1,80 @@
+"""A file's bytes, mapped read-only, with its identity at the time it was opened."""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Self
+
+from torchmend.facts.codes import Code
+from torchmend.facts.errors import FileError, SourceChangedError
+
+Buffer = bytes | mmap.mmap
+
+
+class MappedFile:
+    """A read-only memory map of a whole file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileError: It is missing, empty, not a regular file, or may not be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            if path.is_dir():
+                raise FileError(
+                    Code.UNREADABLE, "This is a folder, not a file.", "Name a checkpoint file inside it."
+                )
+            with path.open("rb") as file:
+                self._identity = _identity(os.fstat(file.fileno()))
+                self.size = os.fstat(file.fileno()).st_size
+                if self.size == 0:
+                    raise FileError(
+                        Code.NOT_A_CHECKPOINT,
+                        "The file is empty (0 bytes).",
+                        "The save was probably interrupted before it wrote anything; use an earlier checkpoint.",
+                    )
+                self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise FileError(
+                Code.UNREADABLE, "No such file.", "Check the path; relative paths start at the current folder."
+            ) from None
+        except OSError as error:
+            raise FileError(
+                Code.UNREADABLE, f"The file cannot be read: {error.strerror}.", "Check its permissions and the disk."
+            ) from None
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return `length` bytes from `start`, fewer at the end of the file."""
+        return self.buffer[start : start + length]
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if the file at this path is no longer the one that was opened."""
+        try:
+            now = _identity(self.path.stat())
+        except OSError:
+            now = None
+        if now != self._identity:
+            raise SourceChangedError(
+                f"{self.path} changed while it was being read. Wait until whatever writes it has finished, then try again."
+            )
+
+    def close(self) -> None:
+        """Unmap the file, unless arrays still look into it; those keep it mapped until they are gone."""
+        try:
+            self.buffer.close()
+        except BufferError:
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,1 @@
+"""Pickles read as data: opcodes -> inert records -> named tensors. Nothing is imported, nothing is called."""

@@ -1,0 +1,211 @@
+"""A pickled object -> its tensors, with the names that the model's author knows, and its scalars.
+
+Dictionaries and lists give path components; a whole pickled module gives the names of its `state_dict`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchmend.facts.codes import Code
+from torchmend.facts.errors import FileError
+from torchmend.facts.tensors import Scalar
+from torchmend.formats.pickles.rebuild import (
+    MalformedError,
+    TensorSpec,
+    plain_number,
+    tensors_of,
+    wrapped_parts,
+)
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey
+
+DEEPEST = 400
+LONGEST_TEXT = 200
+"""Characters of metadata texts that are kept."""
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """What was found in a pickled object.
+
+    Args:
+        leaves: Every tensor with its path, in order.
+        malformed: Paths whose tensor could not be understood, and why.
+        scalars: Numbers and short texts.
+        optimizers: Paths of optimizer states, with the parameters' keys and names.
+        modules: Paths of whole pickled modules.
+    """
+
+    leaves: list[tuple[Path, TensorSpec]] = field(default_factory=list)
+    malformed: list[tuple[Path, str]] = field(default_factory=list)
+    scalars: list[Scalar] = field(default_factory=list)
+    optimizers: dict[Path, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
+    modules: set[Path] = field(default_factory=set)
+
+
+def read_tree(root: Any) -> Tree:
+    """Find every tensor and scalar below an object that `Machine` returned.
+
+    A container that is reached by several ways is listed under the first of them, so shared and cyclic
+    structures end. The walk keeps its own stack: depth costs no recursion.
+
+    Raises:
+        FileError: It is nested deeper than any real checkpoint.
+    """
+    tree = Tree()
+    seen: set[int] = set()
+    stack: list[tuple[Path, Any]] = [((), root)]
+    while stack:
+        path, value = stack.pop()
+        if len(path) > DEEPEST:
+            raise FileError(
+                Code.UNREADABLE,
+                f"The pickle inside nests deeper than {DEEPEST} levels.",
+                "No real checkpoint does; do not load this file with anything else either.",
+            )
+        if _is_leaf(tree, path, value) or id(value) in seen:
+            continue
+        children = list(_children(tree, path, value))
+        if children:
+            seen.add(id(value))
+            stack.extend(reversed(children))
+    return tree
+
+
+def _is_leaf(tree: Tree, path: Path, value: Any) -> bool:
+    if isinstance(value, bool | int | float):
+        tree.scalars.append(Scalar(path=path, value=value))
+        return True
+    if isinstance(value, str):
+        if len(value) <= LONGEST_TEXT:
+            tree.scalars.append(Scalar(path=path, value=value))
+        return True
+    if value is None or isinstance(value, bytes | Global):
+        return True
+    if (number := plain_number(value)) is not None:
+        tree.scalars.append(Scalar(path=path, value=number))
+        return True
+    try:
+        specs = tensors_of(value)
+    except MalformedError as error:
+        tree.malformed.append((path, str(error)))
+        return True
+    if specs is None:
+        return False
+    tree.leaves.extend((_with_suffix(path, spec.suffix), spec) for spec in specs)
+    return True
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    return (*path[:-1], f"{path[-1] if path else ''}{suffix}") if suffix else path
+
+
+def _children(tree: Tree, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+    if isinstance(value, dict):
+        yield from _entries(tree, path, value)
+    elif isinstance(value, list | tuple):
+        yield from (((*path, i), item) for i, item in enumerate(value))
+    elif isinstance(value, Call):
+        yield from _call_children(tree, path, value)
+
+
+def _entries(tree: Tree, path: Path, mapping: dict[Any, Any]) -> Iterator[tuple[Path, Any]]:
+    if isinstance(mapping.get("param_groups"), list) and "state" in mapping:
+        tree.optimizers[path] = _parameter_keys(mapping["param_groups"])
+    yield from (((*path, _component(key)), value) for key, value in mapping.items())
+
+
+def _component(key: Any) -> str | int:
+    if isinstance(key, OpaqueKey):
+        return "(unnamed)"
+    if isinstance(key, bytes):
+        return key.decode("latin-1")
+    return key if isinstance(key, str | int) else str(key)
+
+
+def _parameter_keys(groups: list[Any]) -> tuple[tuple[str, str | None], ...]:
+    keys: list[tuple[str, str | None]] = []
+    for group in groups:
+        if not isinstance(group, dict) or not isinstance(group.get("params"), list):
+            continue
+        params = group["params"]
+        names = group.get("param_names")
+        known = names if isinstance(names, list) and len(names) == len(params) else [None] * len(params)
+        keys += [
+            (str(key), name if isinstance(name, str) else None)
+            for key, name in zip(params, known, strict=True)
+            if isinstance(key, str | int)
+        ]
+    return tuple(keys)
+
+
+def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, Any]]:
+    wrapped = wrapped_parts(call)
+    if wrapped is not None:
+        for attribute, part in wrapped.items():
+            yield (path if attribute == "_local_tensor" else (*path, str(attribute))), part
+        return
+    state = call.state
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # (__dict__, slots)
+        state = {**(state[0] if isinstance(state[0], dict) else {}), **state[1]}
+    if isinstance(state, dict) and isinstance(state.get("_parameters"), dict | Call):
+        tree.modules.add(path)
+        yield from _module_entries(path, state)
+        return
+    if call.pairs:
+        yield from _entries(tree, path, call.pairs)
+    if call.items:
+        yield from (((*path, i), item) for i, item in enumerate(call.items))
+    if isinstance(call.args, tuple | list):
+        yield from (((*path, i), item) for i, item in enumerate(call.args) if not isinstance(item, str))
+    if isinstance(state, dict):
+        # An OrderedDict's attributes (the `_metadata` of a state dict) are no entries of it.
+        yield from (((*path, _component(k)), v) for k, v in state.items() if k != "_metadata")
+    elif state is not None:
+        yield (*path, "(state)"), state
+
+
+def _module_entries(path: Path, state: dict[Any, Any]) -> Iterator[tuple[Path, Any]]:
+    """List a module's tensors as its `state_dict` would, then whatever else it carries."""
+    for attribute in ("_parameters", "_buffers", "_modules"):
+        members = state.get(attribute)
+        entries = members.pairs or {} if isinstance(members, Call) else members
+        if isinstance(entries, dict):
+            yield from (((*path, _component(key)), value) for key, value in entries.items())
+    yield from (
+        ((*path, _component(key)), value) for key, value in state.items() if not str(key).startswith("_")
+    )
+
+
+def split_paths(tree: Tree) -> list[tuple[str, str]]:
+    """Split each leaf's path into the container that it stands in and its name there.
+
+    A container is the outermost place that is an optimizer's state, a whole module, or a mapping at least
+    half of whose tensors stand in it directly; failing all, the mapping around the tensor.
+    """
+    direct: dict[Path, int] = {}
+    total: dict[Path, int] = {}
+    for path, _ in tree.leaves:
+        direct[path[:-1]] = direct.get(path[:-1], 0) + 1
+        for depth in range(len(path)):
+            total[path[:depth]] = total.get(path[:depth], 0) + 1
+
+    def depth_of_container(path: Path) -> int:
+        for depth in range(len(path)):
+            here = path[:depth]
+            if here in tree.optimizers or here in tree.modules or 2 * direct.get(here, 0) >= total[here]:
+                return depth
+        return max(len(path) - 1, 0)
+
+    depths = [depth_of_container(path) for path, _ in tree.leaves]
+    return [
+        (joined(path[:depth]), joined(path[depth:]) or "(tensor)")
+        for (path, _), depth in zip(tree.leaves, depths, strict=True)
+    ]
+
+
+def joined(path: Path) -> str:
+    """Write a path with dots."""
+    return ".".join(map(str, path))

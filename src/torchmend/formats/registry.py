@@ -1,0 +1,52 @@
+"""Which format a file is in, told by its content. A new format is one module and one entry here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torchmend.facts.codes import Code
+from torchmend.facts.errors import FileError
+from torchmend.formats import safetensors, torch_zip
+from torchmend.formats.contents import Contents
+from torchmend.formats.mapped import MappedFile
+
+_FORMATS: tuple[tuple[Callable[[MappedFile], bool], Callable[[MappedFile], Contents]], ...] = (
+    (torch_zip.recognises, torch_zip.read),
+    (safetensors.recognises, safetensors.read),
+)
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+"""What checkpoint files are usually called; only used to pick files out of folders."""
+
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def read_contents(path: Path) -> Contents:
+    """Open a checkpoint and read its structure, not its tensors.
+
+    Raises:
+        FileError: It cannot be read, or is in no format that is known.
+    """
+    file = MappedFile(path)
+    try:
+        for recognises, read in _FORMATS:
+            if recognises(file):
+                return read(file)
+        raise _unknown(file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _unknown(file: MappedFile) -> FileError:
+    if file.read(0, len(_LEGACY_MAGIC)) == _LEGACY_MAGIC:
+        return FileError(
+            Code.UNREADABLE,
+            "This is a legacy checkpoint, in the format that torch wrote before 1.6, which torchmend does not read yet.",
+            "Load it with torch and save it again with torch.save.",
+        )
+    start = file.read(0, 8)
+    return FileError(
+        Code.NOT_A_CHECKPOINT,
+        f"Neither a torch zip nor a safetensors file: it starts with {start!r}.",
+        "Name a file that torch.save or safetensors wrote.",
+    )

@@ -1,0 +1,97 @@
+"""Safetensors files: a JSON header, then the tensors, one after the other, without gaps."""
+
+import json
+from typing import Any
+
+from torchmend.facts.codes import Code
+from torchmend.facts.dtypes import DTYPES
+from torchmend.facts.errors import FileError
+from torchmend.facts.tensors import Scalar
+from torchmend.formats.contents import Contents, Extent, StoredTensor
+from torchmend.formats.mapped import MappedFile
+
+LARGEST_HEADER = 100_000_000
+"""The format's own limit, in bytes."""
+
+_DTYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F4": "float4_e2m1fn_x2",
+}
+
+
+def recognises(file: MappedFile) -> bool:
+    """Return whether the file starts like a safetensors header."""
+    return file.size > 9 and file.read(8, 1) == b"{" and int.from_bytes(file.read(0, 8), "little") <= LARGEST_HEADER
+
+
+def read(file: MappedFile) -> Contents:
+    """Read the header.
+
+    Raises:
+        FileError: The header is cut off or malformed, or the tensors do not fit the file.
+    """
+    length = int.from_bytes(file.read(0, 8), "little")
+    if 8 + length > file.size:
+        raise _truncated(f"a header of {length:,} bytes", file)
+    try:
+        header: Any = json.loads(file.read(8, length))
+    except (ValueError, RecursionError) as error:
+        raise _malformed(f"its header is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise _malformed("its header is no JSON object")
+    metadata = header.pop("__metadata__", None) or {}
+    tensors = tuple(_tensor(name, entry, 8 + length, file) for name, entry in header.items())
+    scalars = metadata.items() if isinstance(metadata, dict) else ()
+    return Contents(
+        file=file,
+        format="safetensors",
+        tensors=tuple(sorted(tensors, key=lambda t: t.extent.start if t.extent else 0)),
+        scalars=tuple(Scalar(path=(key,), value=str(value)) for key, value in scalars),
+    )
+
+
+def _malformed(what: str) -> FileError:
+    return FileError(Code.UNREADABLE, f"The safetensors file is malformed: {what}.", "Use an earlier checkpoint.")
+
+
+def _truncated(what: str, file: MappedFile) -> FileError:
+    return FileError(
+        Code.TRUNCATED,
+        f"The file is cut off: it announces {what} and has {file.size:,} bytes in all.",
+        "The save or the download was interrupted; save or fetch it again, or use an earlier checkpoint.",
+    )
+
+
+def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
+    try:
+        kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole or start > end:
+        raise _malformed(f"the entry of {name} lacks a dtype, a shape or data_offsets")
+    if base + end > file.size:
+        raise _truncated(f"{name} up to byte {base + end:,}", file)
+    dtype = DTYPES.get(_DTYPES.get(kind, ""))
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return StoredTensor(
+        container="",
+        name=name,
+        dtype=dtype or DTYPES["uint8"],
+        shape=tuple(shape),
+        strides=tuple(strides),
+        extent=Extent(start=base + start, nbytes=end - start),
+        absent="" if dtype else f"its element type {kind} is not known",
+    )

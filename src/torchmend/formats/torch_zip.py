@@ -1,0 +1,90 @@
+"""Checkpoints as `torch.save` writes them since torch 1.6: a zip archive with a pickle and raw storages."""
+
+from torchmend.facts.codes import Code
+from torchmend.facts.errors import FileError
+from torchmend.formats.contents import Contents, Extent, Record, StoredTensor
+from torchmend.formats.mapped import MappedFile
+from torchmend.formats.pickles.machine import Machine
+from torchmend.formats.pickles.rebuild import TensorSpec
+from torchmend.formats.pickles.tree import joined, read_tree, split_paths
+from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
+
+LARGEST_PICKLE = 2 << 30
+
+
+def recognises(file: MappedFile) -> bool:
+    """Return whether the file starts like a zip archive."""
+    return file.read(0, 4) == LOCAL_MAGIC
+
+
+def read(file: MappedFile) -> Contents:
+    """Read the archive's directory and its pickle.
+
+    Raises:
+        FileError: It is cut off, malformed, or an archive of something else.
+    """
+    members = read_members(file)
+    pickle_name = next((name for name in members if name.endswith("data.pkl")), None)
+    if pickle_name is None:
+        raise FileError(
+            Code.NOT_A_CHECKPOINT,
+            f"A zip archive of {len(members):,} members, but none of them is a data.pkl.",
+            "Name a file that torch.save wrote.",
+        )
+    root = pickle_name.removesuffix("data.pkl")
+    tree = read_tree(Machine(read_member(file, members[pickle_name], LARGEST_PICKLE)).run())
+    little_endian = _is_little_endian(file, members.get(root + "byteorder"))
+    tensors = [
+        _place(container, name, spec, members.get(f"{root}data/{spec.storage.key}") if spec.storage else None, little_endian)
+        for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)
+    ]
+    tensors += [_unknown(joined(path), reason) for path, reason in tree.malformed]
+    return Contents(
+        file=file,
+        format="torch zip",
+        tensors=tuple(tensors),
+        scalars=tuple(tree.scalars),
+        optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
+        records=tuple(
+            Record(extent=Extent(start=m.start, nbytes=m.nbytes), crc=m.crc, crc_at=m.crc_at)
+            for m in members.values()
+            if m.method == STORED and m.nbytes
+        ),
+    )
+
+
+def _is_little_endian(file: MappedFile, member: Member | None) -> bool:
+    return member is None or read_member(file, member, 64).strip() != b"big"
+
+
+def _place(
+    container: str, name: str, spec: TensorSpec, member: Member | None, little_endian: bool
+) -> StoredTensor:
+    extent, absent = None, spec.absent
+    if spec.storage and spec.storage.nbytes:
+        if member is None:
+            absent = f"its storage data/{spec.storage.key} is not in the archive"
+        elif member.method != STORED:
+            absent = "its storage is compressed, which torchmend does not read yet: load the file with torch and save it again"
+        else:
+            extent = Extent(start=member.start, nbytes=member.nbytes)
+    return StoredTensor(
+        container=container,
+        name=name,
+        dtype=spec.dtype,
+        shape=spec.shape,
+        strides=spec.strides,
+        offset=spec.offset,
+        extent=extent,
+        inline=spec.inline,
+        absent=absent,
+        little_endian=spec.little_endian if spec.inline is not None else little_endian,
+    )
+
+
+def _unknown(name: str, reason: str) -> StoredTensor:
+    from torchmend.facts.dtypes import DTYPES
+
+    return StoredTensor(
+        container="", name=name, dtype=DTYPES["uint8"], shape=(), strides=(), absent=f"its description is {reason}"
+    )

@@ -1,0 +1,1 @@
+"""Pure functions: names and shapes -> roles and layers; measures -> findings with stable codes."""
