@@ -1,0 +1,1 @@
+"""Diagnose and repair checkpoint files."""

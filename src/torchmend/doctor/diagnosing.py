@@ -1,0 +1,95 @@
+"""A checkpoint file in, a diagnosis out."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torchmend.doctor.file_source import FileSource
+from torchmend.facts.codes import Code, Severity
+from torchmend.facts.errors import FileError
+from torchmend.facts.findings import Diagnosis, Finding, Skipped
+from torchmend.formats.registry import SUFFIXES
+from torchmend.rules.judge import judge
+from torchmend.rules.roles import main_container
+
+ScanProgress = Callable[[int, int], None]
+"""Called with (bytes looked at since the last call, bytes to look at in all)."""
+
+
+def diagnose_file(path: str | Path, progress: ScanProgress | None = None) -> Diagnosis:
+    """Diagnose a checkpoint file, whatever state it is in.
+
+    Args:
+        path: The file.
+        progress: Told how far the scan is.
+
+    Returns:
+        The diagnosis. A file that cannot be read gives one with a TM9xx finding.
+
+    Raises:
+        SourceChangedError: The file was written to while it was being read.
+    """
+    path = Path(path)
+    try:
+        with FileSource(path) as source:
+            if progress is not None:
+                total = source.to_scan
+                source.progress = lambda done: progress(done, total)
+            return diagnose_source(source)
+    except FileError as error:
+        finding = Finding(
+            code=error.code, severity=Severity.ERROR, message=error.message, remedy=error.remedy
+        )
+        return Diagnosis(source=str(path), nbytes=_size(path), findings=(finding,))
+
+
+def diagnose_source(source: FileSource) -> Diagnosis:
+    """Diagnose a file that is already open."""
+    unchecked, skipped = _unchecked(source)
+    return Diagnosis(
+        source=str(source.path),
+        format=source.contents.format,
+        nbytes=source.contents.file.size,
+        scanned=source.scanned,
+        main=main_container(source.refs),
+        refs=source.refs,
+        measures=source.measures,
+        scalars=source.contents.scalars,
+        findings=(*unchecked, *judge(source.refs, source.measures)),
+        skipped=skipped,
+    )
+
+
+def _unchecked(source: FileSource) -> tuple[tuple[Finding, ...], tuple[Skipped, ...]]:
+    """List tensors whose elements cannot be had. A tensor that was saved without data is no fault."""
+    findings, skipped = [], []
+    for ref, tensor in source.stored.items():
+        problem = source.misfits.get(ref, "")
+        reason = tensor.absent or problem
+        if not reason:
+            continue
+        skipped.append(Skipped(ref=ref, reason=reason))
+        if problem or not tensor.absent.startswith("a meta tensor"):
+            findings.append(
+                Finding(
+                    code=Code.OUT_OF_BOUNDS if problem else Code.UNREADABLE,
+                    severity=Severity.ERROR,
+                    message=f"This tensor was not checked: {reason}.",
+                    remedy="Use an earlier checkpoint." if problem else "Save the file again with torch.save.",
+                    ref=ref,
+                )
+            )
+    return tuple(findings), tuple(skipped)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def checkpoint_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that are named like checkpoints, sorted; links are not followed out of it."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SUFFIXES and path.is_file() and not path.name.startswith("."):
+            yield path

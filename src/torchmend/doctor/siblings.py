@@ -1,0 +1,93 @@
+"""Other checkpoints in the same folder: healthy ones that could help, and the newest healthy one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file
+from torchmend.facts.errors import SourceChangedError, UserError
+from torchmend.facts.findings import Diagnosis
+from torchmend.facts.tensors import TensorRef
+from torchmend.formats.registry import SUFFIXES
+
+MOST_LOOKED_AT = 8
+"""How many neighbours are diagnosed in search of healthy ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """The newest healthy checkpoint of a folder.
+
+    Args:
+        chosen: Its path, or None when there is none.
+        passed_over: Newer files, with the reason for each.
+    """
+
+    chosen: Path | None
+    passed_over: tuple[tuple[Path, str], ...]
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Sort files by time of last change, newest first, then by name."""
+    return sorted(paths, key=lambda path: (-path.stat().st_mtime_ns, path.name))
+
+
+def pick_newest_healthy(folder: Path) -> Pick:
+    """Find the newest healthy checkpoint in a folder and the folders below it.
+
+    Raises:
+        UserError: It is no folder, or there are no checkpoint files in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. Name the folder that holds the run's checkpoints.")
+    files = newest_first(checkpoint_files(folder))
+    if not files:
+        raise UserError(
+            f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}."
+        )
+    passed_over: list[tuple[Path, str]] = []
+    for path in files:
+        reason = _why_not(path)
+        if not reason:
+            return Pick(chosen=path, passed_over=tuple(passed_over))
+        passed_over.append((path, reason))
+    return Pick(chosen=None, passed_over=tuple(passed_over))
+
+
+def _why_not(path: Path) -> str:
+    try:
+        diagnosis = diagnose_file(path)
+    except SourceChangedError:
+        return "it is being written to"
+    if diagnosis.healthy:
+        return "" if diagnosis.refs else "it holds no tensors"
+    first = diagnosis.findings[0]
+    more = f" and {len(diagnosis.findings) - 1} more" if len(diagnosis.findings) > 1 else ""
+    where = f"{first.ref.path}: " if first.ref else ""
+    return f"{first.code.value} {where}{first.message}{more}"
+
+
+def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...]:
+    """Find healthy checkpoints beside a file that hold sound tensors for all those needed, newest first.
+
+    Args:
+        path: The damaged file.
+        needed: Its tensors that are wanted.
+    """
+    wanted = {(ref.name, ref.shape) for ref in needed}
+    neighbours = [
+        each
+        for each in path.resolve().parent.iterdir()
+        if each.suffix in SUFFIXES and each.is_file() and each != path.resolve()
+    ]
+    return tuple(
+        each for each in newest_first(neighbours)[:MOST_LOOKED_AT] if _can_give(each, wanted)
+    )
+
+
+def _can_give(path: Path, wanted: set[tuple[str, tuple[int, ...]]]) -> bool:
+    try:
+        diagnosis: Diagnosis = diagnose_file(path)
+    except SourceChangedError:
+        return False
+    return diagnosis.healthy and wanted <= {(ref.name, ref.shape) for ref in diagnosis.refs}

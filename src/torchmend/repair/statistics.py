@@ -1,0 +1,168 @@
+"""Plans for damaged running statistics: averaged copy, donor, survivors, other layers, identity."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from torchmend.facts.plans import Edit, Rung, Values
+from torchmend.facts.sources import TensorSource, Vector
+from torchmend.facts.tensors import NormLayer, TensorRef
+from torchmend.repair.channels import Channels, Mask, Statistic, read_channels
+from torchmend.repair.predictors import Prediction, compete, output_error, predict_from_layers, usable
+from torchmend.rules.roles import plain_name
+
+DonorVectors = Callable[[TensorRef], tuple[str, TensorSource, TensorRef] | None]
+"""Finds, for a tensor, a donor's name, the donor, and its sound tensor."""
+
+
+class StatisticsPlanner:
+    """Plans edits of damaged running statistics of one source.
+
+    Args:
+        source: Where the vectors are.
+        layers: Every normalisation layer of the source.
+        donors: Finds a donor's tensor.
+    """
+
+    def __init__(self, source: TensorSource, layers: Sequence[NormLayer], donors: DonorVectors) -> None:
+        self.source = source
+        self.layers = layers
+        self.donors = donors
+        self._channels: dict[NormLayer, Channels] = {}
+
+    def channels(self, layer: NormLayer) -> Channels:
+        """Return a layer's vectors, fetched once."""
+        if layer not in self._channels:
+            self._channels[layer] = read_channels(self.source, layer)
+        return self._channels[layer]
+
+    def reset(self, damaged: Sequence[TensorRef]) -> list[Edit]:
+        """Plan the classic recipe: the whole of each damaged statistic to 0 or 1."""
+        return [
+            _edit(
+                ref,
+                np.ones(ref.numel, dtype=np.bool_),
+                np.full(ref.numel, 1.0 if statistic is Statistic.VAR else 0.0),
+                rung=Rung.IDENTITY,
+                reason="the whole statistic reset, as asked",
+            )
+            for ref in damaged
+            for statistic in [self._statistic(ref)]
+        ]
+
+    def plan(self, damaged: Sequence[TensorRef]) -> list[Edit]:
+        """Plan one edit for each damaged statistic; variances first, since means are judged in their unit."""
+        refs = list(dict.fromkeys(damaged))
+        return [self._plan_one(ref) for ref in sorted(refs, key=lambda r: self._statistic(r) is Statistic.MEAN)]
+
+    def _statistic(self, ref: TensorRef) -> Statistic:
+        return Statistic.VAR if ref.role.is_nonnegative else Statistic.MEAN
+
+    def _plan_one(self, ref: TensorRef) -> Edit:
+        statistic = self._statistic(ref)
+        layer = next(each for each in self.layers if ref in (each.mean, each.var))
+        channels = self.channels(layer)
+        bad = ~channels.ok(statistic)
+        copied = self._from_copy(ref, layer, statistic, bad) or self._from_donor(ref, bad)
+        if copied is not None:
+            return copied
+        if usable(channels, statistic).any() and channels.ok(statistic).any():
+            won = compete(channels, statistic)
+            return _predicted(ref, bad, won, Rung.SURVIVORS)
+        if (transferred := predict_from_layers(channels, self._intact(layer, statistic), statistic)) is not None:
+            return _predicted(ref, bad, transferred, Rung.OTHER_LAYERS)
+        value = 1.0 if statistic is Statistic.VAR else 0.0
+        return _edit(
+            ref,
+            bad,
+            np.full(ref.numel, value),
+            rung=Rung.IDENTITY,
+            error=self._identity_error(layer, statistic),
+            reason="nothing of this statistic is left anywhere; recalibrate the model on data before you trust it",
+        )
+
+    def _intact(self, layer: NormLayer, statistic: Statistic) -> list[Channels]:
+        rest = (self.channels(o) for o in self.layers if o is not layer and o.averaged == layer.averaged)
+        return [c for c in rest if c.ok(statistic).all() and usable(c, statistic).any()]
+
+    def _identity_error(self, layer: NormLayer, statistic: Statistic) -> float | None:
+        """Return the median error that identity statistics would make on the layers that are intact."""
+        value = 1.0 if statistic is Statistic.VAR else 0.0
+        errors = [
+            float(np.sqrt(np.mean(np.square(output_error(np.full(len(c.var), value), c, statistic, c.ok(statistic))))))
+            for c in self._intact(layer, statistic)
+        ]
+        return float(np.median(errors)) if errors else None
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, bool], list[NormLayer]]:
+        table: dict[tuple[str, bool], list[NormLayer]] = {}
+        for layer in self.layers:
+            table.setdefault((plain_name(layer.prefix), layer.averaged), []).append(layer)
+        return table
+
+    def _from_copy(self, ref: TensorRef, layer: NormLayer, statistic: Statistic, bad: Mask) -> Edit | None:
+        """Take the values from the averaged copy of the same layer, or from the live twin of an averaged one."""
+        for twin in self._by_name.get((plain_name(layer.prefix), not layer.averaged), ()):
+            channels = self.channels(twin)
+            if twin.channels != layer.channels or not channels.ok(statistic)[bad].all() or _never_moved(channels):
+                continue
+            whose = twin.mean if statistic is Statistic.MEAN else twin.var
+            return _edit(
+                ref,
+                bad,
+                channels.values(statistic),
+                rung=Rung.AVERAGED_COPY,
+                approximate=True,
+                reason=f"taken from {whose.path} in the same file",
+            )
+        return None
+
+    def _from_donor(self, ref: TensorRef, bad: Mask) -> Edit | None:
+        given = self.donors(ref)
+        if given is None:
+            return None
+        name, source, match = given
+        return _edit(
+            ref,
+            bad,
+            source.vector(match),
+            rung=Rung.DONOR,
+            approximate=True,
+            reason=f"the damaged channels are taken from {name}",
+        )
+
+
+def _never_moved(channels: Channels) -> bool:
+    """Return whether the statistics are still those that a layer is made with."""
+    return bool((channels.mean == 0).all() and (channels.var == 1).all())
+
+
+def _predicted(ref: TensorRef, bad: Mask, won: Prediction, rung: Rung) -> Edit:
+    reason = f"{won.method}, the best of {max(len(won.scores), 1)} predictors"
+    return _edit(ref, bad, won.values, rung=rung, method=won.method, error=won.error, reason=reason)
+
+
+def _edit(
+    ref: TensorRef,
+    bad: Mask,
+    values: Vector,
+    *,
+    rung: Rung,
+    reason: str,
+    method: str = "",
+    error: float | None = None,
+    approximate: bool = True,
+) -> Edit:
+    index = np.flatnonzero(bad)
+    return Edit(
+        ref=ref,
+        change=Values(index=tuple(index.tolist()), values=tuple(values[index].tolist())),
+        count=len(index),
+        rung=rung,
+        method=method,
+        approximate=approximate,
+        error=error,
+        reason=reason,
+    )
