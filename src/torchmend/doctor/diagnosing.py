@@ -36,9 +36,7 @@ def diagnose_file(path: str | Path, progress: ScanProgress | None = None) -> Dia
                 source.progress = lambda done: progress(done, total)
             return diagnose_source(source)
     except FileError as error:
-        finding = Finding(
-            code=error.code, severity=Severity.ERROR, message=error.message, remedy=error.remedy
-        )
+        finding = Finding(code=error.code, severity=Severity.ERROR, message=error.message, remedy=error.remedy)
         return Diagnosis(source=str(path), nbytes=_size(path), findings=(finding,))
 
 

@@ -126,5 +126,11 @@ def _ref(source: str, tensor: StoredTensor) -> TensorRef:
         shape=tensor.shape,
         dtype=tensor.dtype.name,
         role=Role.METADATA,
-        storage=(tensor.extent or id(tensor.inline), tensor.offset, tensor.strides, tensor.shape, tensor.dtype.name),
+        storage=(
+            tensor.extent or id(tensor.inline),
+            tensor.offset,
+            tensor.strides,
+            tensor.shape,
+            tensor.dtype.name,
+        ),
     )

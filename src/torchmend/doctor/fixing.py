@@ -4,14 +4,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchmend.doctor.copying import copy_file
 from torchmend.doctor.diagnosing import ScanProgress, diagnose_file, diagnose_source
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.patching import apply_plan
-from torchmend.doctor.siblings import healthy_siblings
+from torchmend.doctor.siblings import FIXED, healthy_siblings
 from torchmend.facts.codes import Severity
 from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
@@ -75,12 +75,10 @@ class FixResult:
 
 def fixed_name(path: Path) -> Path:
     """Return `<name>_FIXED<suffix>` beside a path."""
-    return path.with_name(f"{path.stem}_FIXED{path.suffix}")
+    return path.with_name(f"{path.stem}{FIXED}{path.suffix}")
 
 
-def fix_file(
-    path: str | Path, options: FixOptions | None = None, progress: ScanProgress | None = None
-) -> FixResult:
+def fix_file(path: str | Path, options: FixOptions | None = None, progress: ScanProgress | None = None) -> FixResult:
     """Repair a checkpoint file.
 
     The source is only read, unless `in_place`. The result appears under its name complete and checked, or
@@ -123,10 +121,9 @@ def fix_file(
             source.contents.file.check_unchanged()
             backup = _keep_backup(path) if options.in_place else None
             temporary.replace(output)
+        after = replace(after, source=str(output))
         _sync_folder(output.parent)
-    return FixResult(
-        before=before, plan=plan, output=output, backup=backup, after=after, siblings=siblings
-    )
+    return FixResult(before=before, plan=plan, output=output, backup=backup, after=after, siblings=siblings)
 
 
 def _open_donor(donor: Path, patient: Path) -> FileSource:
@@ -138,9 +135,7 @@ def _open_donor(donor: Path, patient: Path) -> FileSource:
         raise UserError(f"{donor} cannot be a donor: {error}") from None
 
 
-def _plan(
-    before: Diagnosis, source: FileSource, donors: dict[str, FileSource], strategy: Strategy
-) -> RepairPlan:
+def _plan(before: Diagnosis, source: FileSource, donors: dict[str, FileSource], strategy: Strategy) -> RepairPlan:
     givers = [Donor(name=name, source=each, main=main_container(each.refs)) for name, each in donors.items()]
     pinned = frozenset(ref for ref, stored in source.stored.items() if stored.extent is None)
     return plan_repair(before, source, donors=givers, strategy=strategy, pinned=pinned)

@@ -19,9 +19,7 @@ _Patch = tuple[NDArray[np.int64], Raw]
 """Flat row-major indices of elements, and their new raw integers in native order ([n], or [n, 2] for complex)."""
 
 
-def apply_plan(
-    plan: RepairPlan, source: FileSource, target: BinaryIO, donors: Mapping[str, FileSource]
-) -> None:
+def apply_plan(plan: RepairPlan, source: FileSource, target: BinaryIO, donors: Mapping[str, FileSource]) -> None:
     """Write a plan's edits into a copy of the source file, and mend its checksums.
 
     Args:

@@ -13,6 +13,9 @@ from torchmend.formats.registry import SUFFIXES
 MOST_LOOKED_AT = 8
 """How many neighbours are diagnosed in search of healthy ones."""
 
+FIXED = "_FIXED"
+"""What a repaired copy's name ends with. Its values may be predictions, so it is no donor."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
@@ -42,9 +45,7 @@ def pick_newest_healthy(folder: Path) -> Pick:
         raise UserError(f"{folder} is not a folder. Name the folder that holds the run's checkpoints.")
     files = newest_first(checkpoint_files(folder))
     if not files:
-        raise UserError(
-            f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}."
-        )
+        raise UserError(f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}.")
     passed_over: list[tuple[Path, str]] = []
     for path in files:
         reason = _why_not(path)
@@ -78,11 +79,9 @@ def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...
     neighbours = [
         each
         for each in path.resolve().parent.iterdir()
-        if each.suffix in SUFFIXES and each.is_file() and each != path.resolve()
+        if each.suffix in SUFFIXES and each.is_file() and each != path.resolve() and not each.stem.endswith(FIXED)
     ]
-    return tuple(
-        each for each in newest_first(neighbours)[:MOST_LOOKED_AT] if _can_give(each, wanted)
-    )
+    return tuple(each for each in newest_first(neighbours)[:MOST_LOOKED_AT] if _can_give(each, wanted))
 
 
 def _can_give(path: Path, wanted: set[tuple[str, tuple[int, ...]]]) -> bool:

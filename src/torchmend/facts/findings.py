@@ -138,6 +138,5 @@ class Diagnosis:
         return tuple(
             f
             for f in self.findings
-            if f.code.means_unchecked
-            or (f.code.value.startswith(wanted) and not f.code.value.startswith(unwanted))
+            if f.code.means_unchecked or (f.code.value.startswith(wanted) and not f.code.value.startswith(unwanted))
         )

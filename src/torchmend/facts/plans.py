@@ -1,6 +1,5 @@
 """A repair as data: what would be written where, from which rung of the ladder, and how good it is."""
 
-
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -92,7 +91,3 @@ class RepairPlan:
     source: str
     edits: tuple[Edit, ...] = ()
     refused: tuple[Refusal, ...] = ()
-
-
-
-

@@ -25,9 +25,7 @@ class MappedFile:
         self.path = path
         try:
             if path.is_dir():
-                raise FileError(
-                    Code.UNREADABLE, "This is a folder, not a file.", "Name a checkpoint file inside it."
-                )
+                raise FileError(Code.UNREADABLE, "This is a folder, not a file.", "Name a checkpoint file inside it.")
             with path.open("rb") as file:
                 self._identity = _identity(os.fstat(file.fileno()))
                 self.size = os.fstat(file.fileno()).st_size
@@ -40,11 +38,15 @@ class MappedFile:
                 self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise FileError(
-                Code.UNREADABLE, "No such file.", "Check the path; relative paths start at the current folder."
+                Code.UNREADABLE,
+                "No such file.",
+                "Check the path; relative paths start at the current folder.",
             ) from None
         except OSError as error:
             raise FileError(
-                Code.UNREADABLE, f"The file cannot be read: {error.strerror}.", "Check its permissions and the disk."
+                Code.UNREADABLE,
+                f"The file cannot be read: {error.strerror}.",
+                "Check its permissions and the disk.",
             ) from None
 
     def read(self, start: int, length: int) -> bytes:
@@ -59,7 +61,8 @@ class MappedFile:
             now = None
         if now != self._identity:
             raise SourceChangedError(
-                f"{self.path} changed while it was being read. Wait until whatever writes it has finished, then try again."
+                f"{self.path} changed while it was being read. "
+                "Wait until whatever writes it has finished, then try again."
             )
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ def _unknown(file: MappedFile) -> FileError:
     if file.read(0, len(_LEGACY_MAGIC)) == _LEGACY_MAGIC:
         return FileError(
             Code.UNREADABLE,
-            "This is a legacy checkpoint, in the format that torch wrote before 1.6, which torchmend does not read yet.",
+            "A legacy checkpoint, in the format that torch wrote before 1.6, which torchmend does not read yet.",
             "Load it with torch and save it again with torch.save.",
         )
     start = file.read(0, 8)

@@ -1,6 +1,7 @@
 """Checkpoints as `torch.save` writes them since torch 1.6: a zip archive with a pickle and raw storages."""
 
 from torchmend.facts.codes import Code
+from torchmend.facts.dtypes import DTYPES
 from torchmend.facts.errors import FileError
 from torchmend.formats.contents import Contents, Extent, Record, StoredTensor
 from torchmend.formats.mapped import MappedFile
@@ -35,7 +36,13 @@ def read(file: MappedFile) -> Contents:
     tree = read_tree(Machine(read_member(file, members[pickle_name], LARGEST_PICKLE)).run())
     little_endian = _is_little_endian(file, members.get(root + "byteorder"))
     tensors = [
-        _place(container, name, spec, members.get(f"{root}data/{spec.storage.key}") if spec.storage else None, little_endian)
+        _place(
+            container,
+            name,
+            spec,
+            members.get(f"{root}data/{spec.storage.key}") if spec.storage else None,
+            little_endian,
+        )
         for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)
     ]
     tensors += [_unknown(joined(path), reason) for path, reason in tree.malformed]
@@ -57,15 +64,13 @@ def _is_little_endian(file: MappedFile, member: Member | None) -> bool:
     return member is None or read_member(file, member, 64).strip() != b"big"
 
 
-def _place(
-    container: str, name: str, spec: TensorSpec, member: Member | None, little_endian: bool
-) -> StoredTensor:
+def _place(container: str, name: str, spec: TensorSpec, member: Member | None, little_endian: bool) -> StoredTensor:
     extent, absent = None, spec.absent
     if spec.storage and spec.storage.nbytes:
         if member is None:
             absent = f"its storage data/{spec.storage.key} is not in the archive"
         elif member.method != STORED:
-            absent = "its storage is compressed, which torchmend does not read yet: load the file with torch and save it again"
+            absent = "its storage is compressed inside the archive, which torchmend does not read yet"
         else:
             extent = Extent(start=member.start, nbytes=member.nbytes)
     return StoredTensor(
@@ -83,8 +88,11 @@ def _place(
 
 
 def _unknown(name: str, reason: str) -> StoredTensor:
-    from torchmend.facts.dtypes import DTYPES
-
     return StoredTensor(
-        container="", name=name, dtype=DTYPES["uint8"], shape=(), strides=(), absent=f"its description is {reason}"
+        container="",
+        name=name,
+        dtype=DTYPES["uint8"],
+        shape=(),
+        strides=(),
+        absent=f"its description is {reason}",
     )

@@ -69,9 +69,7 @@ def read_members(file: MappedFile) -> dict[str, Member]:
 
 
 def _malformed(what: str) -> FileError:
-    return FileError(
-        Code.UNREADABLE, f"The zip archive contradicts itself: {what}.", "Use an earlier checkpoint."
-    )
+    return FileError(Code.UNREADABLE, f"The zip archive contradicts itself: {what}.", "Use an earlier checkpoint.")
 
 
 def _find_directory(file: MappedFile) -> tuple[int, int, int]:
@@ -87,7 +85,7 @@ def _find_directory(file: MappedFile) -> tuple[int, int, int]:
         )
     _, _, _, _, count, size, start, _ = _END.unpack_from(tail, at)
     locator_at = tail_start + at - _END64_LOCATOR.size
-    if _FULL16 != count and _FULL32 not in (size, start):
+    if count != _FULL16 and _FULL32 not in (size, start):
         return count, start, size
     if locator_at < 0:
         raise _malformed("it needs a zip64 directory and has none")
@@ -125,9 +123,7 @@ def _read_entry(file: MappedFile, directory: bytes, at: int, start: int) -> tupl
         marked = file.read(data + nbytes, 4) == b"PK\x07\x08"
         crc_at.append(data + nbytes + (4 if marked else 0))
     crc_at = [place for place in crc_at if file.read(place, 4) == struct.pack("<L", crc)]
-    member = Member(
-        name=name, method=method, crc=crc, start=data, nbytes=nbytes, size=size, crc_at=tuple(crc_at)
-    )
+    member = Member(name=name, method=method, crc=crc, start=data, nbytes=nbytes, size=size, crc_at=tuple(crc_at))
     return member, length
 
 

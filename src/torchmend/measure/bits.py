@@ -36,7 +36,7 @@ def float8_values(name: str) -> NDArray[np.float64]:
     """
     pattern = np.arange(256)
     if name == "float8_e8m0fnu":
-        values = np.ldexp(1.0, pattern - 127)
+        values: NDArray[np.float64] = np.ldexp(1.0, pattern - 127)
         values[0xFF] = np.nan
         return values
     exponent_bits, mantissa_bits = (5, 2) if "e5m2" in name else (4, 3)
@@ -96,16 +96,15 @@ def encode(values: NDArray[np.float64], dtype: DType) -> Raw:
     if dtype.name == "bfloat16":
         bits = clipped.astype(np.float32).view(np.uint32).astype(np.uint64)
         nearest_even = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return np.minimum(nearest_even & 0x7FFF, 0x7F7F).astype(width) | (
-            (bits >> 16) & 0x8000
-        ).astype(width)
+        return np.minimum(nearest_even & 0x7FFF, 0x7F7F).astype(width) | ((bits >> 16) & 0x8000).astype(width)
     table = float8_values(dtype.name)
     patterns = np.flatnonzero(np.isfinite(table))
     patterns = patterns[np.argsort(table[patterns], kind="stable")]
     ordered = table[patterns]
     above = np.clip(np.searchsorted(ordered, clipped), 1, len(ordered) - 1)
     nearer_below = clipped - ordered[above - 1] <= ordered[above] - clipped
-    return patterns[np.where(nearer_below, above - 1, above)].astype(width)
+    nearest: Raw = patterns[np.where(nearer_below, above - 1, above)].astype(width)
+    return nearest
 
 
 @cache
@@ -122,11 +121,11 @@ def nonfinite(raw: Raw, dtype: DType) -> NDArray[np.bool_]:
     match dtype.nonfinite:
         case NonFinite.FROM_THRESHOLD:
             magnitude = raw & raw.dtype.type((1 << (8 * dtype.itemsize - 1)) - 1)
-            return magnitude >= raw.dtype.type(dtype.threshold)
+            return np.asarray(magnitude >= raw.dtype.type(dtype.threshold))
         case NonFinite.NEGATIVE_ZERO:
-            return raw == 0x80
+            return np.asarray(raw == 0x80)
         case NonFinite.ALL_ONES:
-            return raw == 0xFF
+            return np.asarray(raw == 0xFF)
         case None:
             return np.zeros(raw.shape, dtype=np.bool_)
 
@@ -142,7 +141,7 @@ def damaged(raw: Raw, dtype: DType, *, nonnegative: bool) -> NDArray[np.bool_]:
     part = component(dtype)
     bad = nonfinite(raw, part)
     if dtype.kind is Kind.COMPLEX:
-        return bad.any(axis=-1)
+        return np.asarray(bad.any(axis=-1))
     if nonnegative and dtype.kind is Kind.FLOAT:
         bad |= decode(raw, part) < 0
     return bad

@@ -160,9 +160,7 @@ def _run(
                 future.cancel()
 
 
-def _finish(
-    waiting: deque[tuple[int, Future[list[tuple[Hashable, T]]]]], tell: Progress
-) -> list[tuple[Hashable, T]]:
+def _finish(waiting: deque[tuple[int, Future[list[tuple[Hashable, T]]]]], tell: Progress) -> list[tuple[Hashable, T]]:
     nbytes, future = waiting.popleft()
     results = future.result()
     tell(nbytes)

@@ -106,9 +106,7 @@ class _Planner:
         self.main = diagnosis.main
         self.source = source
         self.donors = donors
-        self.moments = {
-            (ref.container, ref.prefix): ref for ref in source.refs if ref.role is Role.FIRST_MOMENT
-        }
+        self.moments = {(ref.container, ref.prefix): ref for ref in source.refs if ref.role is Role.FIRST_MOMENT}
 
     def donor_vectors(self, ref: TensorRef) -> tuple[str, TensorSource, TensorRef] | None:
         """Return the first donor with a sound tensor for this one."""
@@ -118,9 +116,7 @@ class _Planner:
                 return donor.name, donor.source, match
         return None
 
-    def plan(
-        self, finding: Finding, edits: dict[TensorRef, Edit], refused: dict[TensorRef, Refusal]
-    ) -> None:
+    def plan(self, finding: Finding, edits: dict[TensorRef, Edit], refused: dict[TensorRef, Refusal]) -> None:
         ref, measure = finding.ref, finding.measure
         assert ref is not None
         assert measure is not None
@@ -141,9 +137,7 @@ class _Planner:
             reason=f"the damaged elements are taken from {name}",
         )
 
-    def _zero_moment(
-        self, code: Code, ref: TensorRef, measure: Measure, edits: dict[TensorRef, Edit]
-    ) -> None:
+    def _zero_moment(self, code: Code, ref: TensorRef, measure: Measure, edits: dict[TensorRef, Edit]) -> None:
         count = measure.nonfinite
         if ref.role.is_nonnegative:
             count += (measure.negative or 0) - measure.neg_inf

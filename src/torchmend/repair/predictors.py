@@ -138,6 +138,12 @@ def compete(channels: Channels, statistic: Statistic) -> Prediction:
     return Prediction(method=best.name, values=values, error=scores.get(best.name), scores=scores)
 
 
+def predict_by(design: Design, channels: Channels, statistic: Statistic) -> Vector:
+    """Predict every channel by one design, fitted on the channels that survived."""
+    target, unit = _space(channels, statistic)
+    return _back(_evaluate(design, target, unit, usable(channels, statistic)), statistic)
+
+
 def usable(channels: Channels, statistic: Statistic) -> Mask:
     """Return the channels that can teach: known, and for a variance not zero (a dead channel)."""
     ok = channels.ok(statistic)
@@ -232,9 +238,7 @@ def _median_of_others(values: Vector) -> Vector:
 # A statistic of which nothing survived
 
 
-def predict_from_layers(
-    layer: Channels, others: Sequence[Channels], statistic: Statistic
-) -> Prediction | None:
+def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: Statistic) -> Prediction | None:
     """Predict a wholly lost statistic from what layers that kept theirs show.
 
     Every candidate with one parameter is fitted on each other layer; the median of those parameters predicts

@@ -33,9 +33,7 @@ def needs_counting(ref: TensorRef) -> bool:
 
 def _finding(code: Code, ref: TensorRef, measure: Measure, severity: Severity) -> Finding:
     text = TEXTS[code]
-    return Finding(
-        code=code, severity=severity, message=text.consequence, remedy=text.remedy, ref=ref, measure=measure
-    )
+    return Finding(code=code, severity=severity, message=text.consequence, remedy=text.remedy, ref=ref, measure=measure)
 
 
 def _nonfinite(ref: TensorRef, measure: Measure) -> Finding | None:

@@ -36,11 +36,7 @@ def assign_roles(
     containers: dict[str, list[TensorRef]] = defaultdict(list)
     for ref in refs:
         containers[ref.container].append(ref)
-    norms = {
-        (container, prefix)
-        for container, members in containers.items()
-        for prefix in _norm_prefixes(members)
-    }
+    norms = {(container, prefix) for container, members in containers.items() for prefix in _norm_prefixes(members)}
     models = _model_containers(containers, optimizers)
     first = [_with_role(ref, ref.container in optimizers, models, norms) for ref in refs]
     live = [ref for ref in first if ref.role.is_learned and not ref.averaged]
@@ -69,18 +65,14 @@ def _norm_prefixes(members: Iterable[TensorRef]) -> set[str]:
     return {prefix for prefix, names in leaves.items() if {"running_mean", "running_var"} <= names}
 
 
-def _model_containers(
-    containers: Mapping[str, list[TensorRef]], optimizers: Mapping[str, ParameterKeys]
-) -> set[str]:
+def _model_containers(containers: Mapping[str, list[TensorRef]], optimizers: Mapping[str, ParameterKeys]) -> set[str]:
     """Tell models from loose tensors (counters, random states, metric histories) beside them."""
     candidates = {name for name in containers if name not in optimizers}
     evident = {name for name in candidates if any(ref.leaf in _MODEL_LEAVES for ref in containers[name])}
     return evident or candidates
 
 
-def _with_role(
-    ref: TensorRef, in_optimizer: bool, models: set[str], norms: set[tuple[str, str]]
-) -> TensorRef:
+def _with_role(ref: TensorRef, in_optimizer: bool, models: set[str], norms: set[tuple[str, str]]) -> TensorRef:
     if in_optimizer or ref.leaf in _UNMISTAKABLE:
         return replace(ref, role=_optimizer_role(ref))
     if ref.container not in models:
@@ -121,9 +113,7 @@ def _is_averaged(ref: TensorRef) -> bool:
 # Which parameter a moment belongs to
 
 
-def _owners(
-    keys: ParameterKeys, members: Sequence[TensorRef], live: Sequence[TensorRef]
-) -> dict[str, str]:
+def _owners(keys: ParameterKeys, members: Sequence[TensorRef], live: Sequence[TensorRef]) -> dict[str, str]:
     """Map keys of the optimizer's `state` to paths of parameters; empty where the file does not tell.
 
     The order of `param_groups` is that of `model.parameters()`, or of its matrices followed by its vectors
@@ -133,7 +123,9 @@ def _owners(
     named = {key: by_path[name].path for key, name in keys if name is not None and name in by_path}
     if named or not keys:
         return named
-    shapes = {_state_key(ref): ref.shape for ref in members if ref.leaf in _FIRST_MOMENTS | _SECOND_MOMENTS and ref.shape}
+    shapes = {
+        _state_key(ref): ref.shape for ref in members if ref.leaf in _FIRST_MOMENTS | _SECOND_MOMENTS and ref.shape
+    }
     by_container: dict[str, list[TensorRef]] = defaultdict(list)
     for ref in live:
         by_container[ref.container].append(ref)
@@ -174,9 +166,7 @@ def plain_name(name: str) -> str:
             return name
 
 
-def _with_param(
-    ref: TensorRef, owners: Mapping[str, Mapping[str, str]], twins: _LiveNames
-) -> TensorRef:
+def _with_param(ref: TensorRef, owners: Mapping[str, Mapping[str, str]], twins: _LiveNames) -> TensorRef:
     if ref.container in owners:
         return replace(ref, param=owners[ref.container].get(_state_key(ref)))
     if ref.averaged and (twin := twins.twin(ref)) is not None:

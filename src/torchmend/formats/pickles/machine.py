@@ -174,12 +174,10 @@ def _quoted(raw: bytes) -> str:
     raw = raw.strip()
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
         raise ValueError("a string without quotes")
-    return codecs.escape_decode(raw[1:-1])[0].decode("latin-1")  # type: ignore[attr-defined, no-any-return]  # undocumented, and what pickle itself uses
+    return codecs.escape_decode(raw[1:-1])[0].decode("latin-1")
 
 
-_I8, _U1, _U2, _I4, _U4, _U8, _F8 = (
-    struct.Struct(layout) for layout in ("<b", "<B", "<H", "<i", "<I", "<Q", ">d")
-)
+_I8, _U1, _U2, _I4, _U4, _U8, _F8 = (struct.Struct(layout) for layout in ("<b", "<B", "<H", "<i", "<I", "<Q", ">d"))
 
 
 def _bind(m: Machine) -> dict[int, Callable[[], object]]:
@@ -261,7 +259,7 @@ def _strings(m: Machine) -> _Group:
 def _stack(m: Machine) -> _Group:
     return {
         "(": lambda: m.push(_MARK),
-        "0": lambda: m.stack.pop(),
+        "0": m.stack.pop,
         "1": m.since_mark,
         "2": lambda: m.push(m.stack[-1]),
     }

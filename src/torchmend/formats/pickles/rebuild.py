@@ -1,7 +1,8 @@
 """Calls by which pickles rebuild tensors and arrays -> descriptions of those tensors. Nothing is rebuilt."""
 
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torchmend.facts.dtypes import DTYPES, DType
@@ -126,8 +127,6 @@ def plain_number(value: Any) -> int | float | None:
 
 
 def _numpy_number(raw: bytes, dtype: DType, little_endian: bool) -> int | float | None:
-    import struct
-
     codes = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i", "int16": "h", "int8": "b",
              "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B", "bool": "?"}  # fmt: skip
     if dtype.name not in codes or len(raw) != dtype.itemsize:
@@ -194,11 +193,13 @@ def _storage_tensor(value: Persistent) -> TensorSpec:
 
 
 def _from_v2(call: Call) -> list[TensorSpec]:
-    return [_strided(*call.args[:4])]
+    storage, offset, size, stride = call.args[:4]
+    return [_strided(storage, offset, size, stride)]
 
 
 def _from_v3(call: Call) -> list[TensorSpec]:
-    return [_strided(*call.args[:4], dtype=call.args[6])]
+    storage, offset, size, stride, _, _, dtype = call.args[:7]
+    return [_strided(storage, offset, size, stride, dtype)]
 
 
 def _from_inner(call: Call) -> list[TensorSpec]:
@@ -209,8 +210,6 @@ def _from_inner(call: Call) -> list[TensorSpec]:
 
 
 def _with_suffix(value: Any, suffix: str) -> list[TensorSpec]:
-    from dataclasses import replace
-
     return [replace(spec, suffix=suffix + spec.suffix) for spec in tensors_of(value) or ()]
 
 
@@ -218,14 +217,14 @@ def _from_sparse(call: Call) -> list[TensorSpec]:
     layout, parts = call.args[:2]
     name = layout.args[0] if isinstance(layout, Call) else str(getattr(layout, "name", layout))
     names = ("indices", "values") if "coo" in str(name) else ("compressed_indices", "plain_indices", "values")
-    return [spec for part, label in zip(parts, names) for spec in _with_suffix(part, f".{label}")]
+    return [spec for part, label in zip(parts, names, strict=False) for spec in _with_suffix(part, f".{label}")]
 
 
 def _from_nested(call: Call) -> list[TensorSpec]:
     names = ("buffer", "sizes", "strides", "offsets")
     return [
         spec
-        for part, label in zip(call.args, names)
+        for part, label in zip(call.args, names, strict=True)
         for spec in _with_suffix(part, "" if label == "buffer" else f".{label}")
     ]
 
@@ -277,9 +276,7 @@ def _array(raw: bytes, dtype: DType, shape: tuple[int, ...], fortran: bool, litt
     for axis in order:
         strides[axis] = step
         step *= shape[axis]
-    return TensorSpec(
-        dtype=dtype, shape=shape, strides=tuple(strides), inline=raw, little_endian=little_endian
-    )
+    return TensorSpec(dtype=dtype, shape=shape, strides=tuple(strides), inline=raw, little_endian=little_endian)
 
 
 def _from_array(call: Call) -> list[TensorSpec] | None:

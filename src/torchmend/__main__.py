@@ -1,0 +1,5 @@
+"""`python -m torchmend`."""
+
+from torchmend.cli.main import run
+
+run()

@@ -1,0 +1,92 @@
+"""`python diagnose_and_fix.py`: the classic recipe's command line over the library."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchmend.cli.common import Exit, complain
+from torchmend.doctor.fixing import FixOptions, FixResult, fix_file, fixed_name
+from torchmend.facts.errors import TorchmendError
+from torchmend.repair.planning import Strategy
+from torchmend.reports.classic import classic_text
+from torchmend.reports.repair_text import plan_text
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the options, which are those of the classic recipe and a few more."""
+    made = argparse.ArgumentParser(
+        prog="diagnose_and_fix.py", description="Diagnose a checkpoint, and repair it with --fix."
+    )
+    made.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="the checkpoint file")
+    made.add_argument("--fix", action="store_true", help="write NAME_FIXED beside it")
+    made.add_argument(
+        "--donor",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="a healthy checkpoint of the same model",
+    )
+    made.add_argument(
+        "--strategy",
+        choices=[s.value for s in Strategy],
+        default=Strategy.LADDER.value,
+        help="reset is the classic 0/1",
+    )
+    made.add_argument("--force", action="store_true", help="replace an existing NAME_FIXED")
+    return made
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 healthy, 1 damaged or refused, 2 not checked."""
+    options = parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except TorchmendError as error:
+        complain(f"diagnose_and_fix: {error}")
+    except KeyboardInterrupt:
+        complain("diagnose_and_fix: interrupted; nothing was left half-written.")
+        return Exit.INTERRUPTED
+    except OSError as error:
+        complain(f"diagnose_and_fix: {error.strerror} ({error.filename}). The source is untouched.")
+    return Exit.UNCHECKED
+
+
+def _run(options: argparse.Namespace) -> int:
+    fixing = FixOptions(
+        donors=tuple(options.donor),
+        strategy=Strategy(options.strategy),
+        force=options.force,
+        dry_run=not options.fix,
+    )
+    result = fix_file(options.checkpoint, fixing)
+    _print(classic_text(result.before))
+    if not result.before.checked:
+        return Exit.UNCHECKED
+    if not options.fix:
+        if result.plan.edits:
+            _print(f"\nTo repair it: python diagnose_and_fix.py --checkpoint {options.checkpoint} --fix")
+        return Exit.FINDINGS if result.before.damaged else Exit.OK
+    _report(result, options.checkpoint)
+    return Exit.OK if result.succeeded else Exit.FINDINGS
+
+
+def _report(result: FixResult, checkpoint: Path) -> None:
+    if not result.before.damaged:
+        _print("\nNothing to repair; no file was written.")
+        return
+    _print("\n" + plan_text(result.plan))
+    for path in result.siblings:
+        _print(f"  healthy sibling: {path}")
+    if result.output is not None:
+        _print(f"\nFixed checkpoint saved: {result.output}")
+    else:
+        _print(
+            f"\n{fixed_name(checkpoint)} was not written: weights cannot be invented. "
+            "Go back to a healthy checkpoint, or name one with --donor."
+        )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,60 @@
+"""The application: its commands, and the one place where expected errors become messages and exit codes."""
+
+import os
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from torchmend.cli.common import Exit, complain
+from torchmend.cli.diagnose import diagnose
+from torchmend.cli.explain import explain
+from torchmend.cli.fix import fix
+from torchmend.cli.pick import pick
+from torchmend.facts.errors import TorchmendError
+
+app = typer.Typer(
+    name="torchmend",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (diagnose, fix, pick, explain):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"torchmend {metadata.version('torchmend')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find and repair numerical corruption in PyTorch checkpoints, without PyTorch."""
+
+
+def run() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except TorchmendError as error:
+        complain(f"torchmend: {error}")
+        code = Exit.UNCHECKED
+    except KeyboardInterrupt:
+        complain("torchmend: interrupted; nothing was left half-written.")
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.FINDINGS
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        complain(f"torchmend: {error.strerror}{where}. Nothing was left half-written; the source is untouched.")
+        code = Exit.UNCHECKED
+    sys.exit(code)

@@ -1,0 +1,24 @@
+"""`torchmend pick`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchmend.cli.common import Exit, complain
+from torchmend.doctor.siblings import pick_newest_healthy
+
+
+def pick(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Print the newest healthy checkpoint of a folder.
+
+    Made for scripts: `train.py --resume $(torchmend pick runs/7)`. Why newer ones were passed over goes to
+    standard error. Exits 1 when none is healthy.
+    """
+    picked = pick_newest_healthy(folder)
+    for path, reason in picked.passed_over:
+        complain(f"passed over {path}: {reason}")
+    if picked.chosen is None:
+        complain(f"torchmend: no healthy checkpoint in {folder}.")
+        raise typer.Exit(Exit.FINDINGS)
+    typer.echo(str(picked.chosen))

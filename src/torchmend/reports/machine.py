@@ -1,0 +1,121 @@
+"""Diagnoses and repairs as plain data for JSON. The schema is `diagnosis.schema.json` beside this file."""
+
+import math
+from importlib import metadata
+from typing import Any
+
+from torchmend.facts.findings import Diagnosis, Finding, Measure
+from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, RepairPlan, Values
+from torchmend.facts.tensors import TensorRef
+from torchmend.reports.summary import summarise
+
+SCHEMA_VERSION = 1
+"""Grows by one when a field changes its meaning or goes; new fields may come at any time."""
+
+Json = dict[str, Any]
+
+
+def envelope(results: list[Json]) -> Json:
+    """Wrap results in the object that every JSON report is."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "tool": {"name": "torchmend", "version": metadata.version("torchmend")},
+        "results": results,
+    }
+
+
+def diagnosis_data(diagnosis: Diagnosis) -> Json:
+    """Turn a diagnosis into plain data."""
+    summary = summarise(diagnosis)
+    return {
+        "source": diagnosis.source,
+        "format": diagnosis.format,
+        "bytes": diagnosis.nbytes,
+        "bytes_scanned": diagnosis.scanned,
+        "verdict": summary.verdict.value,
+        "checked": diagnosis.checked,
+        "model_container": diagnosis.main,
+        "entries": summary.entries,
+        "corrupted": {
+            "statistics": summary.statistics,
+            "weights": summary.weights,
+            "optimizer": summary.optimizer,
+        },
+        "findings": [_finding(finding) for finding in diagnosis.findings],
+        "skipped": [{**_ref(each.ref), "reason": each.reason} for each in diagnosis.skipped],
+    }
+
+
+def plan_data(plan: RepairPlan) -> Json:
+    """Turn a plan into plain data."""
+    return {
+        "edits": [_edit(edit) for edit in plan.edits],
+        "refused": [{**_ref(each.ref), "reason": each.reason} for each in plan.refused],
+    }
+
+
+def _finding(finding: Finding) -> Json:
+    return {
+        "code": finding.code.value,
+        "severity": finding.severity.label,
+        "message": finding.message,
+        "remedy": finding.remedy,
+        "tensor": _ref(finding.ref) if finding.ref else None,
+        "measure": _measure(finding.measure) if finding.measure else None,
+    }
+
+
+def _ref(ref: TensorRef) -> Json:
+    return {
+        "container": ref.container,
+        "name": ref.name,
+        "shape": list(ref.shape),
+        "dtype": ref.dtype,
+        "role": ref.role.value,
+        "param": ref.param,
+        "averaged": ref.averaged,
+    }
+
+
+def _measure(measure: Measure) -> Json:
+    return {
+        "numel": measure.numel,
+        "nan": measure.nan,
+        "pos_inf": measure.pos_inf,
+        "neg_inf": measure.neg_inf,
+        "negative": measure.negative,
+        "zeros": measure.zeros,
+        "absmax": number(measure.absmax),
+        "minimum": number(measure.minimum),
+        "maximum": number(measure.maximum),
+        "bad_channels": list(measure.bad_channels) if measure.bad_channels is not None else None,
+    }
+
+
+def _edit(edit: Edit) -> Json:
+    return {
+        **_ref(edit.ref),
+        "count": edit.count,
+        "rung": edit.rung.value,
+        "method": edit.method,
+        "approximate": edit.approximate,
+        "error": number(edit.error),
+        "reason": edit.reason,
+        "change": _change(edit.change),
+    }
+
+
+def _change(change: Values | FillDamaged | CopyDamaged) -> Json:
+    match change:
+        case Values():
+            return {"kind": "values", "index": list(change.index), "values": list(change.values)}
+        case FillDamaged():
+            where = change.where.path if change.where else None
+            return {"kind": "fill damaged", "value": change.value, "where": where}
+        case CopyDamaged():
+            return {"kind": "copy damaged", "source": change.source, "tensor": change.ref.path}
+
+
+def number(value: float | None) -> float | None:
+    """Return a number that JSON can hold; None for NaN and Inf."""
+    return value if value is not None and math.isfinite(value) else None
