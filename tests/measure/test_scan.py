@@ -121,10 +121,13 @@ def test_more_tensors_than_fit_a_bundle_are_all_measured() -> None:
     assert [m.absmax for m in measure(requests, threads=2).values()] == [float(at) for at in range(600)]
 
 
-def test_an_error_in_the_work_comes_out() -> None:
-    requests = [Request(key=at, raw=floats(1), dtype=DTYPES["int64"]) for at in range(3)]
-    with pytest.raises((TypeError, KeyError, ValueError)):
-        measure(requests, threads=2)
+def test_an_error_in_the_work_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(raw: Raw, dtype: DType) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(scan, "screen", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        measure([Request(key=0, raw=floats(1), dtype=F32)], threads=2)
 
 
 def test_there_is_at_least_one_core() -> None:

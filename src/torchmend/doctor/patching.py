@@ -51,11 +51,11 @@ def _patches(edit: Edit, source: FileSource, donors: Mapping[str, FileSource]) -
         case Values():
             yield np.array(change.index, dtype=np.int64), encode(np.array(change.values), ref.element)
         case FillDamaged():
-            where = change.where or ref
             fill = encode(np.array([change.value]), component(ref.element))[0]
             parts = (2,) if ref.element.kind is Kind.COMPLEX else ()
-            for index in _damaged_indices(source, where):
-                yield index, np.full((len(index), *parts), fill)
+            for where in (ref, *change.also):
+                for index in _damaged_indices(source, where):
+                    yield index, np.full((len(index), *parts), fill)
         case CopyDamaged():
             giver = donors[change.source].raw(change.ref)
             for index in _damaged_indices(source, ref):

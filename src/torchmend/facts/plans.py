@@ -31,15 +31,15 @@ class Values:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillDamaged:
-    """Write one value wherever `where` is damaged: not finite, or below zero where that is damage.
+    """Write one value wherever the tensor is damaged: not finite, or below zero where that is damage.
 
     Args:
         value: What to write.
-        where: The tensor of the same shape whose damage counts; the edited tensor itself when None.
+        also: Tensors of the same shape; where one of them is damaged the value is written too.
     """
 
     value: float
-    where: TensorRef | None = None
+    also: tuple[TensorRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torchmend.facts.codes import Code
 from torchmend.facts.findings import Diagnosis, Finding, Measure
 from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, Refusal, RepairPlan, Rung
 from torchmend.facts.sources import TensorSource
@@ -121,7 +120,7 @@ class _Planner:
         assert ref is not None
         assert measure is not None
         if ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT):
-            self._zero_moment(finding.code, ref, measure, edits)
+            self._zero_moment(ref, measure, edits)
             return
         given = self.donor_vectors(ref)
         if given is None:
@@ -137,26 +136,30 @@ class _Planner:
             reason=f"the damaged elements are taken from {name}",
         )
 
-    def _zero_moment(self, code: Code, ref: TensorRef, measure: Measure, edits: dict[TensorRef, Edit]) -> None:
+    def _zero_moment(self, ref: TensorRef, measure: Measure, edits: dict[TensorRef, Edit]) -> None:
         count = measure.nonfinite
         if ref.role.is_nonnegative:
             count += (measure.negative or 0) - measure.neg_inf
+        earlier = edits.get(ref)
         edits[ref] = Edit(
             ref=ref,
-            change=FillDamaged(value=0.0),
-            count=count,
+            change=earlier.change if earlier else FillDamaged(value=0.0),
+            count=max(count, earlier.count if earlier else 0),
             rung=Rung.ZEROED,
             reason="zero is where the optimizer starts; it rebuilds the moment within tens of steps",
         )
         partner = self.moments.get((ref.container, ref.prefix))
-        if code is Code.FIRST_MOMENT_NOT_FINITE or partner is None or partner.shape != ref.shape:
-            return
-        if partner in edits:
-            count = max(count, edits[partner].count)
+        if ref.role is Role.SECOND_MOMENT and partner is not None and partner.shape == ref.shape:
+            self._zero_with(partner, ref, count, edits)
+
+    def _zero_with(self, partner: TensorRef, ref: TensorRef, count: int, edits: dict[TensorRef, Edit]) -> None:
+        """Zero a first moment where its second moment is damaged: m over sqrt(0) would be a huge step."""
+        earlier = edits.get(partner)
+        also = earlier.change.also if earlier and isinstance(earlier.change, FillDamaged) else ()
         edits[partner] = Edit(
             ref=partner,
-            change=FillDamaged(value=0.0, where=ref),
-            count=count,
+            change=FillDamaged(value=0.0, also=tuple(dict.fromkeys((*also, ref)))),
+            count=max(count, earlier.count if earlier else 0),
             rung=Rung.ZEROED,
             reason="starts afresh with its second moment: momentum over a second moment of zero would be a huge step",
         )

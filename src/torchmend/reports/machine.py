@@ -110,8 +110,7 @@ def _change(change: Values | FillDamaged | CopyDamaged) -> Json:
         case Values():
             return {"kind": "values", "index": list(change.index), "values": list(change.values)}
         case FillDamaged():
-            where = change.where.path if change.where else None
-            return {"kind": "fill damaged", "value": change.value, "where": where}
+            return {"kind": "fill damaged", "value": change.value, "also": [ref.path for ref in change.also]}
         case CopyDamaged():
             return {"kind": "copy damaged", "source": change.source, "tensor": change.ref.path}
 

@@ -1,0 +1,492 @@
+import io
+import math
+import os
+import pickle
+import pickletools
+import struct
+import sys
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import quick
+
+from torchmend.facts.errors import FileError
+from torchmend.formats.pickles import machine
+from torchmend.formats.pickles.machine import Machine
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
+from torchmend.formats.pickles.rebuild import _REBUILDERS
+from torchmend.formats.pickles.tree import read_tree
+
+PROTOCOLS = range(6)
+PROTO = b"\x80\x04"
+
+
+def run(data: bytes) -> Any:
+    return Machine(data).run()
+
+
+def dumped(value: object, protocol: int = 2) -> Any:
+    return run(pickle.dumps(value, protocol))
+
+
+keys = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+plain = st.recursive(
+    keys | st.text(max_size=300),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(keys, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+# Plain data
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@quick
+@given(value=plain)
+def test_plain_data_comes_back_as_it_went_in(protocol: int, value: object) -> None:
+    assert repr(dumped(value, protocol)) == repr(pickle.loads(pickle.dumps(value, protocol)))
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@quick
+@given(value=st.binary(max_size=300))
+def test_bytes_come_back_as_they_went_in(protocol: int, value: bytes) -> None:
+    assert dumped(value, protocol) == value
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, -0.0, 5e-324, sys.float_info.max])
+def test_extreme_floats_come_back(protocol: int, value: float) -> None:
+    assert struct.pack("d", dumped(value, protocol)) == struct.pack("d", value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_float_that_is_nan_comes_back(protocol: int) -> None:
+    assert math.isnan(dumped(math.nan, protocol))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("value", [0, -1, 255, 256, 65536, -(2**31), 2**31, 2**63, -(2**63), 2**2050])
+def test_integers_of_every_length_come_back(protocol: int, value: int) -> None:
+    assert dumped(value, protocol) == value
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("value", ["", "é\n\\u", "\ud800", "\U0001f600", "x" * 70_000])
+def test_texts_of_every_kind_come_back(protocol: int, value: str) -> None:
+    assert dumped(value, protocol) == value
+
+
+def test_long_bytes_of_eight_byte_lengths_come_back() -> None:
+    assert run(PROTO + b"\x8e" + struct.pack("<Q", 3) + b"abc.") == b"abc"
+
+
+def test_a_bytearray_is_read_as_bytes() -> None:
+    assert dumped(bytearray(b"abc"), 5) == b"abc"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_shared_objects_stay_shared(protocol: int) -> None:
+    inner = [1]
+    first, second = dumped([inner, inner], protocol)
+    assert first is second
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_list_that_holds_itself_comes_back(protocol: int) -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    got = dumped(cycle, protocol)
+    assert got[0] is got
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_set_is_read_as_a_list(protocol: int, kind: type) -> None:
+    assert sorted(dumped(kind({3, 1, 2}), protocol)) == [1, 2, 3]
+
+
+def test_later_values_of_a_key_win_as_in_python() -> None:
+    assert run(b"}(K\x01K\x02K\x01K\x03u.") == {1: 3}
+
+
+def test_what_follows_the_end_is_left_alone() -> None:
+    assert run(pickle.dumps(5) + b"rubbish") == 5
+
+
+def test_a_pickle_can_start_anywhere() -> None:
+    assert Machine(b"rubbish" + pickle.dumps(5), start=7).run() == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [(b"I01\n", True), (b"I00\n", False), (b"I1\n", 1), (b"L12L\n", 12), (b"F1.5\n", 1.5)]
+)
+def test_numbers_written_as_text_are_read_as_pickle_reads_them(line: bytes, expected: object) -> None:
+    assert repr(run(line + b".")) == repr(pickle.loads(line + b".")) == repr(expected)
+
+
+@pytest.mark.parametrize("line", [b"S'a\\x41\\n'\n", b'S"it\'s"\n', b"S''\n"])
+def test_quoted_strings_are_read_as_pickle_reads_them(line: bytes) -> None:
+    assert run(line + b".") == pickle.loads(line + b".", encoding="latin-1")
+
+
+def test_every_opcode_that_pickletools_knows_is_understood() -> None:
+    assert set(Machine(b".").handlers) == {ord(opcode.code) for opcode in pickletools.opcodes}
+
+
+# Records
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_name_is_recorded_and_not_imported(protocol: int) -> None:
+    assert dumped(OrderedDict, protocol) == Global("collections", "OrderedDict")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_ordered_dict_is_recorded_as_a_call_with_its_pairs(protocol: int) -> None:
+    call = dumped(OrderedDict(a=1, b=2), protocol)
+    assert (call.named("collections.OrderedDict"), call.pairs) == (True, {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_state_of_an_object_is_kept(protocol: int) -> None:
+    class_like = np.random.SeedSequence(7)
+    assert isinstance(dumped(class_like, protocol), Call)
+
+
+class _Outside(pickle.Pickler):
+    def persistent_id(self, obj: object) -> object:
+        return ("storage", "key") if isinstance(obj, complex) else None
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+def test_a_persistent_id_is_recorded(protocol: int) -> None:
+    stream = io.BytesIO()
+    _Outside(stream, protocol).dump([1j])
+    (reference,) = run(stream.getvalue())
+    assert reference.key == ("storage", "key")
+
+
+def test_an_out_of_band_buffer_is_recorded() -> None:
+    assert isinstance(run(b"\x80\x05\x97."), Persistent)
+
+
+@pytest.mark.parametrize("code", [b"\x82\x07", b"\x83\x07\x00", b"\x84\x07\x00\x00\x00"])
+def test_an_extension_code_is_recorded(code: bytes) -> None:
+    assert run(b"\x80\x02" + code + b".") == Global("copyreg", "extension 7")
+
+
+# Hostile pickles
+
+
+class _Shell:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch '{self.witness}'",)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_pickled_command_never_runs(protocol: int, tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+    read_tree(dumped(_Shell(witness), protocol))
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_pickled_command_is_recorded_with_its_arguments(protocol: int, tmp_path: Path) -> None:
+    call = dumped(_Shell(tmp_path / "ran"), protocol)
+    assert (call.func, call.args) == (Global(os.system.__module__, "system"), (f"touch '{tmp_path / 'ran'}'",))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cos\nmkdir\n(VPATH\ntR.",
+        b"(VPATH\nios\nmkdir\n.",
+        b"(cos\nmkdir\nVPATH\no.",
+        b"cos\nmkdir\n(VPATH\nt\x81.",
+        b"\x8c\x02os\x8c\x05mkdir\x93(VPATH\ntR.",
+        b"cos\nmkdir\n(VPATH\nt}\x92.",
+    ],
+    ids=["REDUCE", "INST", "OBJ", "NEWOBJ", "STACK_GLOBAL", "NEWOBJ_EX"],
+)
+def test_no_way_of_calling_calls(code: bytes, tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    read_tree(run(PROTO + code.replace(b"PATH", str(target).encode())))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("code", [b"cantigravity\nfly\n.", b"\x8c\x0bantigravity\x8c\x03fly\x93."])
+def test_a_named_module_is_never_imported(code: bytes) -> None:
+    run(PROTO + code)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_built_state_is_never_applied() -> None:
+    assert run(b"]}(Vappend\nK\x01ub.") == []
+
+
+def test_a_million_nested_tuples_are_refused_and_crash_nothing() -> None:
+    value = run(PROTO + b")" + b"\x85" * 1_000_000 + b".")
+    with pytest.raises(FileError, match="nests deeper"):
+        read_tree(value)
+
+
+def test_a_million_nested_lists_are_refused_and_crash_nothing() -> None:
+    value = run(PROTO + b"]" * 1_000_000 + b"a" * 999_999 + b".")
+    with pytest.raises(FileError, match="nests deeper"):
+        read_tree(value)
+
+
+def test_a_million_nested_calls_crash_nothing() -> None:
+    value = run(PROTO + b"N" * 300_000 + b")" + b"\x85R" * 300_000 + b".")
+    with pytest.raises(FileError, match="nests deeper"):
+        read_tree(value)
+
+
+@pytest.mark.parametrize("name", ["_rebuild_parameter", "_rebuild_sparse_tensor", "_rebuild_nested_tensor"])
+def test_calls_of_rebuilders_nested_deeply_are_malformed_and_crash_nothing(name: str) -> None:
+    func = b"ctorch._utils\n%s\n\x940" % name.encode()
+    value = run(PROTO + func + b"h\x00" * 20_000 + b")" + b"\x85R" * 20_000 + b".")
+    assert len(read_tree(value).malformed) == 1
+
+
+@pytest.mark.parametrize("leaf", [b"N", b"(ctorch\nFloatStorage\nV0\nVcpu\nK\x01"], ids=["nothing", "storage"])
+@pytest.mark.parametrize("name", ["_rebuild_sparse_tensor", "_rebuild_nested_tensor"])
+def test_tensors_nested_in_tensors_do_not_multiply(name: str, leaf: bytes) -> None:
+    # Each level holds the one below it twice: 2**14 tensors out of 14 calls, if all are followed.
+    storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nK\x01tQ" if leaf != b"N" else b"N"
+    level = b"\x940ctorch._utils\n%s\n(" % name.encode()
+    code = storage
+    for memo in range(14):
+        get = b"h" + bytes([memo])
+        parts = get + get + b"t" if name == "_rebuild_nested_tensor" else b"Vcoo\n(" + get + get + b"tt"
+        code += level + parts + b"R"
+    tree = read_tree(run(PROTO + code + b"."))
+    assert len(tree.leaves) + len(tree.malformed) < 10
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_walking_a_cyclic_structure_ends(protocol: int) -> None:
+    cycle: dict[str, Any] = {"lr": 0.5, "list": []}
+    cycle["self"] = cycle
+    cycle["list"].append(cycle)
+    assert [scalar.value for scalar in read_tree(dumped(cycle, protocol)).scalars] == [0.5]
+
+
+def test_doubling_lists_do_not_multiply() -> None:
+    value: list[Any] = [1]
+    for _ in range(60):
+        value = [value, value]
+    assert len(read_tree(dumped(value)).scalars) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"\x8e" + struct.pack("<Q", 2**63),
+        b"\x8e" + struct.pack("<Q", 2**64 - 1),
+        b"\x8d" + struct.pack("<Q", 2**62),
+        b"\x96" + struct.pack("<Q", 2**62),
+        b"B" + struct.pack("<I", 2**32 - 1),
+        b"X" + struct.pack("<I", 2**32 - 1),
+        b"T" + struct.pack("<i", 2**31 - 1),
+        b"T" + struct.pack("<i", -1),
+        b"\x8b" + struct.pack("<i", 2**31 - 1),
+        b"\x8b" + struct.pack("<i", -1),
+        b"\x8a\xff",
+        b"U\xff",
+        b"C\xff",
+        b"\x8c\xff",
+    ],
+)
+def test_a_length_beyond_the_end_is_malformed(code: bytes) -> None:
+    with pytest.raises(FileError, match="malformed"):
+        run(PROTO + code + b"abc.")
+
+
+@pytest.mark.parametrize(
+    "key", [b"]", b"}", b"(K\x01]t", b")", b"cos\nsystem\n", b"cos\nsystem\n)R", b"Vx\nQ"],
+    ids=["list", "dict", "tuple with a list", "tuple", "name", "call", "persistent"],
+)  # fmt: skip
+def test_a_key_that_is_no_plain_value_is_kept_opaque(key: bytes) -> None:
+    (got,) = run(PROTO + b"}" + key + b"K\x05s.")
+    assert isinstance(got, OpaqueKey)
+
+
+@pytest.mark.parametrize("key", [b"]", b"(K\x01]t", b"cos\nsystem\n)R"])
+def test_the_value_of_an_opaque_key_is_walked(key: bytes) -> None:
+    tree = read_tree(run(PROTO + b"}" + key + b"K\x05s."))
+    assert [scalar.value for scalar in tree.scalars] == [5]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"",
+        b".",
+        b"\xff.",
+        b"\x80\x06N.",
+        b"0.",
+        b"2.",
+        b"e.",
+        b"t.",
+        b"K\x01t.",
+        b"h\x00.",
+        b"gx\n.",
+        b"K\x01K\x02a.",
+        b"K\x01K\x02K\x03s.",
+        b"}(K\x01u.",
+        b"]Vx\nK\x01s.",
+        b"S'x\n.",
+        b"Sx\n.",
+        b"S\n.",
+        b"Ix\n.",
+        b"Fx\n.",
+        b"X\x01\x00\x00\x00\xff.",
+        b"K\x01K\x02\x93.",
+        b"(o.",
+        b"c\xff\nx\n.",
+        b"VU\\U00110000\n.",
+        b"I" + b"9" * 5000 + b"\n.",
+    ],
+)
+def test_a_malformed_pickle_is_a_file_error(code: bytes) -> None:
+    with pytest.raises(FileError, match="malformed"):
+        run(code)
+
+
+@pytest.mark.parametrize("code", [b"(.", b"((t(."])
+def test_a_mark_at_the_end_is_no_value(code: bytes) -> None:
+    with pytest.raises(FileError, match="malformed"):
+        run(code)
+
+
+def test_a_string_with_an_unknown_escape_warns_nobody() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(b"S'\\d'\n.") == "\\d"
+
+
+def test_a_pickle_of_too_many_opcodes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MOST_OPCODES", 10)
+    with pytest.raises(FileError, match="more than 10 opcodes"):
+        run(b"N0" * 10 + b"N.")
+
+
+def test_a_pickle_of_too_many_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MOST_MEMORY", 1 << 20)
+    with pytest.raises(FileError, match="more than 1 MiB"):
+        run(b"]" * 10_000 + b".")
+
+
+TRAINED = {
+    "text": "é",
+    "numbers": [1, 2**40, 1.5, True, None, -7, 300],
+    "bytes": b"abc",
+    "nested": ({"a": (1, 2, 3, 4)}, [], ()),
+    "ordered": OrderedDict(x=1),
+    "long": "x" * 300,
+    "array": np.arange(3.0),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_pickle_cut_off_at_any_byte_is_malformed(protocol: int) -> None:
+    whole = pickle.dumps(TRAINED, protocol)
+    for cut in range(len(whole)):
+        with pytest.raises(FileError, match="malformed"):
+            run(whole[:cut])
+
+
+def value_or_file_error(data: bytes) -> None:
+    try:
+        value = run(data)
+        read_tree(value)
+    except FileError:
+        pass
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_random_bytes_give_a_value_or_a_file_error(data: bytes) -> None:
+    value_or_file_error(data)
+
+
+opcodes = st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes])
+arguments = st.sampled_from([b"\x00", b"\x01", b"\x00\x00\x00\x00", b"1\n", b"x\n", b"'a'\n", b"N", b"]", b")"])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@quick
+@given(codes=st.lists(opcodes | arguments, max_size=40))
+def test_random_opcodes_give_a_value_or_a_file_error(protocol: int, codes: list[bytes]) -> None:
+    value_or_file_error(bytes([0x80, protocol]) + b"".join(codes) + b".")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@quick
+@given(data=st.data())
+def test_a_pickle_with_random_bytes_in_it_gives_a_value_or_a_file_error(
+    protocol: int, data: st.DataObject
+) -> None:
+    whole = bytearray(pickle.dumps(TRAINED, protocol))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    value_or_file_error(bytes(whole))
+
+
+names = st.sampled_from([*_REBUILDERS, "numpy.core.multiarray.scalar", "numpy.dtype", "torch.Size", "torch.float32",
+                         "torch.FloatStorage", "torch.UntypedStorage", "_codecs.encode",
+                         "torch._utils._rebuild_wrapper_subclass"])  # fmt: skip
+globals_ = names.map(lambda dotted: Global(*dotted.rsplit(".", 1)))
+storages = st.tuples(
+    st.just("storage"), globals_, st.text(max_size=2), st.just("cpu"), st.integers(-2, 2**70)
+).map(Persistent)
+atoms = st.none() | st.booleans() | st.integers(-2, 2**70) | st.sampled_from(["f4", "<", "latin1", ""]) | globals_
+objects = st.recursive(
+    atoms | storages | st.binary(max_size=9) | st.floats(),
+    lambda inner: (
+        st.lists(inner, max_size=6)
+        | st.lists(inner, max_size=6).map(tuple)
+        | st.dictionaries(st.text(max_size=1) | st.integers(0, 1), inner, max_size=3)
+        | st.builds(Call, globals_ | inner, inner, inner)
+    ),
+    max_leaves=20,
+)
+
+
+@quick
+@given(objects)
+def test_a_tree_of_random_records_is_read_or_a_file_error(value: object) -> None:
+    try:
+        read_tree(value)
+    except FileError:
+        pass
+
+
+DTYPE = Global("numpy", "dtype")
+SCALAR = Global("numpy.core.multiarray", "scalar")
+
+
+@pytest.mark.parametrize("args", [{}, {"a": 1}, None, 5, (), (1,), [], "x", (Call(DTYPE, {}), b""), (Call(DTYPE, ([],)), b"")])
+def test_a_numpy_scalar_with_wrong_arguments_is_no_number_and_no_crash(args: object) -> None:
+    assert read_tree([Call(SCALAR, args)]).leaves == []
+
+
+@pytest.mark.parametrize("dotted", list(_REBUILDERS))
+@pytest.mark.parametrize("args", [{}, None, 5, (), (1,), [], "x"], ids=repr)
+def test_a_rebuilder_with_wrong_arguments_gives_no_tensor_and_no_crash(dotted: str, args: object) -> None:
+    assert read_tree([Call(Global(*dotted.rsplit(".", 1)), args)]).leaves == []
