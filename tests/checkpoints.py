@@ -1,14 +1,21 @@
-"""Small real checkpoints, and ways to damage them, that the tests share."""
+"""Small real checkpoints, ways to damage them, and a way to run the commands, that the tests share."""
 
+import contextlib
 import copy
 import functools
+import io
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
+
+from torchmend.cli import classic, main
 
 Checkpoint = dict[str, Any]
 
@@ -168,3 +175,41 @@ def made_at(path: Path, age: int) -> None:
 def load(path: Path) -> Any:
     """Load with torch, weights only."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+# Running the commands in this process, as a shell would
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command left behind: its exit code and its two streams."""
+
+    rc: int
+    stdout: str
+    stderr: str
+
+
+def torchmend(*arguments: object) -> Outcome:
+    """Run `torchmend ARGUMENTS`."""
+    return _run("torchmend", main.run, arguments)
+
+
+def diagnose_and_fix(*arguments: object) -> Outcome:
+    """Run `python diagnose_and_fix.py ARGUMENTS`."""
+    return _run("diagnose_and_fix.py", lambda: sys.exit(classic.run()), arguments)
+
+
+def _run(program: str, entry: Callable[[], object], arguments: Iterable[object]) -> Outcome:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    code: object = None
+    with (
+        mock.patch.object(sys, "argv", [program, *map(str, arguments)]),
+        mock.patch.dict(os.environ, COLUMNS="80", TERM="dumb"),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        try:
+            entry()
+        except SystemExit as exit_:
+            code = exit_.code
+    return Outcome(int(code) if isinstance(code, int) else 0, stdout.getvalue(), stderr.getvalue())

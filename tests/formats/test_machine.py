@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import quick
 
 from torchmend.facts.errors import FileError
-from torchmend.formats.pickles import machine
+from torchmend.formats.pickles import machine, rebuild
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
 from torchmend.formats.pickles.rebuild import _REBUILDERS
@@ -263,19 +263,31 @@ def test_calls_of_rebuilders_nested_deeply_are_malformed_and_crash_nothing(name:
     assert len(read_tree(value).malformed) == 1
 
 
-@pytest.mark.parametrize("leaf", [b"N", b"(ctorch\nFloatStorage\nV0\nVcpu\nK\x01"], ids=["nothing", "storage"])
-@pytest.mark.parametrize("name", ["_rebuild_sparse_tensor", "_rebuild_nested_tensor"])
-def test_tensors_nested_in_tensors_do_not_multiply(name: str, leaf: bytes) -> None:
-    # Each level holds the one below it twice: 2**14 tensors out of 14 calls, if all are followed.
-    storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nK\x01tQ" if leaf != b"N" else b"N"
-    level = b"\x940ctorch._utils\n%s\n(" % name.encode()
-    code = storage
-    for memo in range(14):
+STORAGE = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nK\x01tQ"
+
+
+@pytest.mark.parametrize("leaf", [b"N", STORAGE], ids=["nothing", "storage"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("_rebuild_sparse_tensor", b"Vcoo\n(GGNNtt"),
+        ("_rebuild_sparse_tensor", b"Vcoo\n(GGtt"),
+        ("_rebuild_sparse_csr_tensor", b"Vcsr\n(GGGNtt"),
+        ("_rebuild_nested_tensor", b"GGGGt"),
+    ],
+)
+def test_tensors_nested_in_tensors_are_not_followed_again_and_again(
+    name: str, arguments: bytes, leaf: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = leaf
+    for memo in range(7):
         get = b"h" + bytes([memo])
-        parts = get + get + b"t" if name == "_rebuild_nested_tensor" else b"Vcoo\n(" + get + get + b"tt"
-        code += level + parts + b"R"
-    tree = read_tree(run(PROTO + code + b"."))
-    assert len(tree.leaves) + len(tree.malformed) < 10
+        code += b"\x940ctorch._utils\n%s\n(" % name.encode() + arguments.replace(b"G", get) + b"R"
+    calls: list[object] = []
+    followed = rebuild.tensors_of
+    monkeypatch.setattr(rebuild, "tensors_of", lambda value: calls.append(value) or followed(value))
+    read_tree(run(PROTO + code + b"."))
+    assert len(calls) < 100  # 2**7 and more, if every level follows the one below it twice
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
