@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import quick
 
+from strategies import quick
 from torchmend.facts.errors import FileError
 from torchmend.formats.pickles import machine, rebuild
 from torchmend.formats.pickles.machine import Machine
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
 from torchmend.formats.pickles.rebuild import _REBUILDERS
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
 from torchmend.formats.pickles.tree import read_tree
 
 PROTOCOLS = range(6)
@@ -39,9 +39,7 @@ keys = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | 
 plain = st.recursive(
     keys | st.text(max_size=300),
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(keys, inner, max_size=4)
+        st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple) | st.dictionaries(keys, inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -451,9 +449,7 @@ def test_random_opcodes_give_a_value_or_a_file_error(protocol: int, codes: list[
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @quick
 @given(data=st.data())
-def test_a_pickle_with_random_bytes_in_it_gives_a_value_or_a_file_error(
-    protocol: int, data: st.DataObject
-) -> None:
+def test_a_pickle_with_random_bytes_in_it_gives_a_value_or_a_file_error(protocol: int, data: st.DataObject) -> None:
     whole = bytearray(pickle.dumps(TRAINED, protocol))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -464,9 +460,9 @@ names = st.sampled_from([*_REBUILDERS, "numpy.core.multiarray.scalar", "numpy.dt
                          "torch.FloatStorage", "torch.UntypedStorage", "_codecs.encode",
                          "torch._utils._rebuild_wrapper_subclass"])  # fmt: skip
 globals_ = names.map(lambda dotted: Global(*dotted.rsplit(".", 1)))
-storages = st.tuples(
-    st.just("storage"), globals_, st.text(max_size=2), st.just("cpu"), st.integers(-2, 2**70)
-).map(Persistent)
+storages = st.tuples(st.just("storage"), globals_, st.text(max_size=2), st.just("cpu"), st.integers(-2, 2**70)).map(
+    Persistent
+)
 atoms = st.none() | st.booleans() | st.integers(-2, 2**70) | st.sampled_from(["f4", "<", "latin1", ""]) | globals_
 objects = st.recursive(
     atoms | storages | st.binary(max_size=9) | st.floats(),
@@ -493,7 +489,9 @@ DTYPE = Global("numpy", "dtype")
 SCALAR = Global("numpy.core.multiarray", "scalar")
 
 
-@pytest.mark.parametrize("args", [{}, {"a": 1}, None, 5, (), (1,), [], "x", (Call(DTYPE, {}), b""), (Call(DTYPE, ([],)), b"")])
+@pytest.mark.parametrize(
+    "args", [{}, {"a": 1}, None, 5, (), (1,), [], "x", (Call(DTYPE, {}), b""), (Call(DTYPE, ([],)), b"")]
+)
 def test_a_numpy_scalar_with_wrong_arguments_is_no_number_and_no_crash(args: object) -> None:
     assert read_tree([Call(SCALAR, args)]).leaves == []
 

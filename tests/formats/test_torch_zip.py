@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATING, quick
 from torch import nn
 
+from strategies import FLOATING, quick
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DTYPES, Kind
 from torchmend.facts.errors import FileError
@@ -257,6 +257,7 @@ def tensor_of(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 PLAIN = [name for name, dtype in DTYPES.items() if dtype.kind is not Kind.PACKED]
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_every_element_type_is_read_as_torch_saved_it(read: Read, name: str, protocol: int) -> None:
@@ -264,6 +265,7 @@ def test_every_element_type_is_read_as_torch_saved_it(read: Read, name: str, pro
     assert described(read(tensors, protocol=protocol)) == expected(tensors)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_transposed_view_of_every_element_type_is_read_as_torch_saved_it(read: Read, name: str) -> None:
     tensors = {"x": tensor_of(getattr(torch, name), 3, 5).T}
@@ -276,6 +278,7 @@ def test_a_float4_tensor_keeps_its_type_and_shape(read: Read) -> None:
     assert (got.dtype.name, got.shape) == ("float4_e2m1fn_x2", tuple(tensor.shape))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 @pytest.mark.parametrize("name", ["qint8", "quint8", "qint32"])
 def test_a_quantised_tensor_is_read_as_torch_saved_it(read: Read, name: str) -> None:
     tensor = torch.quantize_per_tensor(torch.tensor([[0.1, -0.3], [0.5, 2.0]]), 0.1, 0, getattr(torch, name))
@@ -284,6 +287,7 @@ def test_a_quantised_tensor_is_read_as_torch_saved_it(read: Read, name: str) -> 
     assert (got.dtype.name, got.shape, stored_bits(contents, got)) == (name, (2, 2), bits(tensor.int_repr()))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 def test_a_tensor_quantised_by_channel_is_read_as_torch_saved_it(read: Read) -> None:
     scales, zeros = torch.tensor([0.1, 0.2]), torch.zeros(2, dtype=torch.long)
     tensor = torch.quantize_per_channel(torch.tensor([[0.1, -0.3], [0.5, 2.0]]), scales, zeros, 0, torch.qint8)
@@ -344,6 +348,7 @@ def test_two_views_of_a_storage_share_its_bytes(read: Read) -> None:
     assert (len({t.extent for t in contents.tensors}), described(contents)) == (1, expected(views))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_a_sparse_coo_tensor_is_read_as_its_parts(read: Read, protocol: int) -> None:
     sparse = torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse()
@@ -351,12 +356,14 @@ def test_a_sparse_coo_tensor_is_read_as_its_parts(read: Read, protocol: int) -> 
     assert described(read({"x": sparse}, protocol=protocol)) == expected(parts)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_a_sparse_coo_tensor_that_is_not_coalesced_is_read_as_its_parts(read: Read) -> None:
     sparse = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2))
     parts = {"x.indices": sparse._indices(), "x.values": sparse._values()}
     assert described(read({"x": sparse})) == expected(parts)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_a_sparse_csr_tensor_is_read_as_its_parts(read: Read, protocol: int) -> None:
     sparse = torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse_csr()
@@ -428,7 +435,9 @@ def test_a_numpy_array_is_read_as_numpy_has_it(read: Read, kind: str, protocol: 
 
 
 @pytest.mark.parametrize("protocol", [2, 5])
-@pytest.mark.parametrize("number", [np.float64(1.5), np.float32(2.5), np.float16(0.5), np.int64(-7), np.uint8(9), np.bool_(True)])
+@pytest.mark.parametrize(
+    "number", [np.float64(1.5), np.float32(2.5), np.float16(0.5), np.int64(-7), np.uint8(9), np.bool_(True)]
+)
 def test_a_numpy_number_is_kept_as_a_number(read: Read, number: np.generic, protocol: int) -> None:
     (scalar,) = read({"best": number}, protocol=protocol).scalars
     assert (scalar.path, scalar.value) == (("best",), number.item())
@@ -437,7 +446,10 @@ def test_a_numpy_number_is_kept_as_a_number(read: Read, number: np.generic, prot
 @pytest.mark.parametrize("protocol", [2, 5])
 @pytest.mark.parametrize(
     "array",
-    [np.array(["cat", "dog"]), np.array([b"x"]), np.array(["2020-01-01"], dtype="datetime64[D]"), np.array([1, "x"], dtype=object)],
+    [
+        np.array(["cat", "dog"]), np.array([b"x"]), np.array(["2020-01-01"], dtype="datetime64[D]"),
+        np.array([1, "x"], dtype=object),
+    ],
     ids=["texts", "bytes", "dates", "objects"],
 )  # fmt: skip
 def test_an_array_that_holds_no_numbers_is_no_tensor(read: Read, array: np.ndarray, protocol: int) -> None:
@@ -468,6 +480,7 @@ def test_a_big_endian_file_is_read_as_torch_reads_it(tmp_path: Path, name: str) 
     assert described(contents) == expected(torch.load(path))
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 @pytest.mark.parametrize("dtype", [d for d in FLOATING if d.kind is Kind.COMPLEX], ids=lambda d: d.name)
 def test_a_complex_tensor_of_a_big_endian_file_is_read(read: Read, dtype: Any) -> None:
     tensors = {"x": tensor_of(getattr(torch, dtype.name), 3, 4)}
@@ -579,9 +592,7 @@ def test_a_tensor_whose_storage_is_compressed_is_absent(tmp_path: Path) -> None:
     ("at", "width", "value"),
     [(12, 4, 2**32 - 2), (16, 4, 2**32 - 2), (10, 2, 2**16 - 2), (16, 4, 0), (12, 4, 2**32 - 1), (10, 2, 2**16 - 1)],
 )  # fmt: skip
-def test_a_directory_that_claims_nonsense_is_a_file_error(
-    read: Read, saved: bytes, tmp_path: Path, at: int, width: int, value: int
-) -> None:
+def test_a_directory_that_claims_nonsense_is_a_file_error(tmp_path: Path, at: int, width: int, value: int) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}, 2))
@@ -691,8 +702,12 @@ def test_a_tensor_that_does_not_fit_its_storage_is_a_misfit(
     assert hand_made(tmp_path / "a.pt", offset, shape, strides).misfit() != ""
 
 
-def test_a_tensor_of_too_many_overlapping_elements_is_a_misfit(tmp_path: Path) -> None:
-    assert "overlapping" in hand_made(tmp_path / "a.pt", 0, (2,) * 16, (0,) * 0 + (1,) + (0,) * 15).misfit() or True
+def test_a_tensor_of_too_many_overlapping_elements_is_a_misfit() -> None:
+    tensor = StoredTensor(
+        container="", name="x", dtype=DTYPES["float32"], shape=(2,) * 10, strides=(1,) * 10,
+        extent=Extent(start=0, nbytes=44),
+    )  # fmt: skip
+    assert "1,024 overlapping elements lie in 11 places" in tensor.misfit()
 
 
 @pytest.mark.parametrize(
@@ -716,7 +731,7 @@ def test_a_tensor_of_any_shape_is_a_misfit_or_can_be_looked_at(sides: list[tuple
         container="", name="x", dtype=DTYPES["float32"], shape=shape, strides=strides, offset=offset,
         extent=Extent(start=0, nbytes=24),
     )  # fmt: skip
-    assert tensor.misfit() or tensor.raw(bytes(24)).shape == shape
+    assert tensor.misfit() or tensor.raw(bytes(24)).shape == (shape if tensor.numel else (0,))
 
 
 def test_a_stride_of_nonsense_on_an_axis_of_one_is_a_misfit_or_harmless() -> None:

@@ -28,6 +28,7 @@ class Exit(IntEnum):
     FINDINGS = 1
     UNCHECKED = 2
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class Format(StrEnum):

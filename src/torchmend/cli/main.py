@@ -1,6 +1,7 @@
 """The application: its commands, and the one place where expected errors become messages and exit codes."""
 
 import os
+import signal
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -40,16 +41,19 @@ def main(
     """Find and repair numerical corruption in PyTorch checkpoints, without PyTorch."""
 
 
+def _terminate(*_: object) -> None:
+    """Leave by an exception, so that temporary files are removed on the way out."""
+    sys.exit(Exit.TERMINATED)
+
+
 def run() -> None:
     """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except TorchmendError as error:
         complain(f"torchmend: {error}")
         code = Exit.UNCHECKED
-    except KeyboardInterrupt:
-        complain("torchmend: interrupted; nothing was left half-written.")
-        code = Exit.INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.FINDINGS

@@ -13,8 +13,11 @@ from torchmend.measure.bits import Raw, raw_dtype
 OVERLAP_LIMIT = 64
 """How often a view may visit each element of its storage before its shape is taken to be nonsense."""
 
-MOST_DIMENSIONS = 64
-"""As many as torch and numpy support."""
+MOST_ELEMENTS = 1 << 56
+"""More than any memory holds, and few enough for numpy to address."""
+
+MOST_DIMENSIONS = 63
+"""As many as numpy supports, with one to spare for the parts of complex elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ class StoredTensor:
         """Say why the shape, strides and offset do not fit the storage; empty when they do."""
         if self.numel == 0 or self.dtype.kind is Kind.PACKED:
             return ""
+        if self.numel > MOST_ELEMENTS:
+            return f"it claims {self.numel:,} elements"
         if len(self.shape) > MOST_DIMENSIONS:
             return f"it claims {len(self.shape)} dimensions, of at most {MOST_DIMENSIONS}"
         have = len(self.inline) if self.inline is not None else self.extent.nbytes if self.extent else 0
@@ -77,16 +82,17 @@ class StoredTensor:
     def raw(self, buffer: Buffer) -> Raw:
         """Return the elements as raw integers: a view of the buffer, in the tensor's shape.
 
-        Complex elements get a last axis of length two. Only for tensors without a `misfit` or `absent`.
+        Complex elements get a last axis of length two; a tensor without elements becomes flat. Only for tensors
+        without a `misfit` or `absent`.
         """
         kind = raw_dtype(self.dtype, little_endian=self.little_endian)
-        strides = tuple(s * self.dtype.itemsize for s in self.strides)
+        if self.numel == 0:
+            return np.empty((0, 2) if self.dtype.kind is Kind.COMPLEX else 0, dtype=kind)
+        strides = tuple(s * self.dtype.itemsize if n > 1 else 0 for n, s in zip(self.shape, self.strides, strict=True))
         shape = tuple(1 if s == 0 else n for n, s in zip(self.shape, strides, strict=True))
         expanded = self.shape
         if self.dtype.kind is Kind.COMPLEX:
             shape, strides, expanded = (*shape, 2), (*strides, kind.itemsize), (*expanded, 2)
-        if self.numel == 0:
-            return np.empty(expanded, dtype=kind)
         source: Buffer = buffer if self.inline is None else self.inline
         start = self.extent.start if self.extent and self.inline is None else 0
         offset = start + self.offset * self.dtype.itemsize

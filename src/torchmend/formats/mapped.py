@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
@@ -24,8 +25,11 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            if path.is_dir():
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
                 raise FileError(Code.UNREADABLE, "This is a folder, not a file.", "Name a checkpoint file inside it.")
+            if not stat.S_ISREG(mode):
+                raise FileError(Code.UNREADABLE, "This is not a regular file.", "Name a checkpoint file.")
             with path.open("rb") as file:
                 self._identity = _identity(os.fstat(file.fileno()))
                 self.size = os.fstat(file.fileno()).st_size
@@ -79,5 +83,5 @@ class MappedFile:
         self.close()
 
 
-def _identity(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns

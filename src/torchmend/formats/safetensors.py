@@ -75,7 +75,7 @@ def _truncated(what: str, file: MappedFile) -> FileError:
 def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
     try:
         kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+        whole = isinstance(kind, str) and all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole or start > end:
@@ -85,7 +85,7 @@ def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
     dtype = DTYPES.get(_DTYPES.get(kind, ""))
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
+        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
     return StoredTensor(
         container="",
         name=name,

@@ -85,13 +85,14 @@ def _find_directory(file: MappedFile) -> tuple[int, int, int]:
         )
     _, _, _, _, count, size, start, _ = _END.unpack_from(tail, at)
     locator_at = tail_start + at - _END64_LOCATOR.size
-    if count != _FULL16 and _FULL32 not in (size, start):
+    locator = file.read(max(locator_at, 0), _END64_LOCATOR.size)
+    if locator_at < 0 or locator[:4] != b"PK\x06\x07":
+        if count == _FULL16 or _FULL32 in (size, start):
+            raise _malformed("it needs a zip64 directory and has none")
         return count, start, size
-    if locator_at < 0:
-        raise _malformed("it needs a zip64 directory and has none")
-    magic, _, end64_at, _ = _END64_LOCATOR.unpack(file.read(locator_at, _END64_LOCATOR.size))
+    _, _, end64_at, _ = _END64_LOCATOR.unpack(locator)
     end64 = file.read(end64_at, _END64.size)
-    if magic != b"PK\x06\x07" or len(end64) < _END64.size or end64[:4] != b"PK\x06\x06":
+    if len(end64) < _END64.size or end64[:4] != b"PK\x06\x06":
         raise _malformed("it needs a zip64 directory and has none")
     *_, count, size, start = _END64.unpack(end64)
     return count, start, size

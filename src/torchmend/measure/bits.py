@@ -103,8 +103,7 @@ def encode(values: NDArray[np.float64], dtype: DType) -> Raw:
     ordered = table[patterns]
     above = np.clip(np.searchsorted(ordered, clipped), 1, len(ordered) - 1)
     nearer_below = clipped - ordered[above - 1] <= ordered[above] - clipped
-    nearest: Raw = patterns[np.where(nearer_below, above - 1, above)].astype(width)
-    return nearest
+    return np.asarray(patterns[np.where(nearer_below, above - 1, above)], dtype=width)
 
 
 @cache

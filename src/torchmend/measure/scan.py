@@ -78,11 +78,12 @@ def measure(
     measures: dict[Hashable, Measure] = {}
     counted: list[Request] = []
     for request in requests:
-        if request.full or screens[request.key].flagged:
+        screened = screens[request.key]
+        if request.full or screened.flagged or (request.nonnegative and screened.signed):
             counted.append(request)
         else:
             numel = _numel(request)
-            measures[request.key] = screened_measure(screens[request.key], request.dtype, numel)
+            measures[request.key] = screened_measure(screened, request.dtype, numel)
     counts: dict[Hashable, list[Measure]] = {request.key: [] for request in counted}
     for key, part in _run(_count_bundle, counted, workers, lambda _: None):
         counts[key].append(part)

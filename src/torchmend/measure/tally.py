@@ -1,26 +1,34 @@
 """The two passes over a piece of a tensor: a fast exact screen, and a full count of what the screen flagged."""
 
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchmend.facts.dtypes import DType, Kind, NonFinite
 from torchmend.facts.findings import Measure
-from torchmend.measure.bits import Raw, component, damaged, decode
+from torchmend.measure.bits import Raw, component, damaged, decode, nonfinite
 from torchmend.measure.chunks import distinct, flat_chunks
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What the fast pass found: the largest magnitude pattern, and whether anything is not finite."""
+    """What the fast pass found.
+
+    Args:
+        magnitude: The largest magnitude pattern.
+        flagged: Whether any element is Inf or NaN.
+        signed: Whether any element other than negative zero has its sign set.
+    """
 
     magnitude: int = 0
     flagged: bool = False
+    signed: bool = False
 
     def merge(self, other: "Screen") -> "Screen":
         """Combine the screens of two pieces."""
-        return Screen(max(self.magnitude, other.magnitude), self.flagged or other.flagged)
+        return Screen(max(self.magnitude, other.magnitude), self.flagged or other.flagged, self.signed or other.signed)
 
 
 def screen(raw: Raw, dtype: DType) -> Screen:
@@ -50,12 +58,14 @@ def _screen_chunk(chunk: Raw, dtype: DType) -> Screen:
     sign = 1 << (8 * dtype.itemsize - 1)
     magnitude = max(int(signed.max()), highest - sign, 0)
     if dtype.nonfinite is NonFinite.NEGATIVE_ZERO:
-        return Screen(magnitude, int(signed.min()) == -0x80)
-    return Screen(magnitude, magnitude >= dtype.threshold)
+        return Screen(magnitude, int(signed.min()) == -0x80, highest > sign)
+    return Screen(magnitude, magnitude >= dtype.threshold, highest > sign)
 
 
 def screened_measure(result: Screen, dtype: DType, numel: int) -> Measure:
     """Turn a screen that flagged nothing into a measure."""
+    if numel == 0:
+        return Measure(numel=0)
     part = component(dtype)
     raw = np.array([result.magnitude], dtype=f"u{part.itemsize}")
     return Measure(numel=numel, absmax=float(decode(raw, part)[0]))
@@ -85,23 +95,51 @@ def count(raw: Raw, dtype: DType) -> Measure:
 
 def _count_chunk(chunk: Raw, dtype: DType) -> Measure:
     values = decode(chunk, component(dtype))
-    parts = values.reshape(-1, 2) if dtype.kind is Kind.COMPLEX else values[:, None]
+    if values.dtype == np.float16:  # numpy computes with half floats one by one
+        values = values.astype(np.float32)
+    if dtype.kind is Kind.COMPLEX:
+        return _count_pairs(values.reshape(-1, 2))
+    bad = nonfinite(chunk, dtype)
+    finite, rest = (values[~bad], values[bad]) if bad.any() else (values, values[:0])
+    neg_inf = int(np.count_nonzero(rest == -np.inf))
+    return Measure(
+        numel=len(values),
+        nan=int(np.count_nonzero(np.isnan(rest))),
+        pos_inf=int(np.count_nonzero(rest == np.inf)),
+        neg_inf=neg_inf,
+        negative=int(np.count_nonzero(finite < 0)) + neg_inf,
+        zeros=len(finite) - int(np.count_nonzero(finite)),
+        **_range(finite),
+    )
+
+
+def _count_pairs(parts: NDArray[np.floating]) -> Measure:
+    """Count complex elements, shape [n, 2]: NaN if either part is, else infinite if either part is."""
     nan = np.isnan(parts).any(axis=1)
     pos_inf = (parts == np.inf).any(axis=1) & ~nan
     neg_inf = (parts == -np.inf).any(axis=1) & ~nan & ~pos_inf
-    finite = values[np.isfinite(values)].astype(np.float64)
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (None, None)
     return Measure(
         numel=len(parts),
-        nan=int(nan.sum()),
-        pos_inf=int(pos_inf.sum()),
-        neg_inf=int(neg_inf.sum()),
-        absmax=max(abs(low), abs(high)) if low is not None and high is not None else 0.0,
-        negative=int((parts < 0).any(axis=1).sum()),
-        zeros=int((parts == 0).all(axis=1).sum()),
-        minimum=low,
-        maximum=high,
+        nan=int(np.count_nonzero(nan)),
+        pos_inf=int(np.count_nonzero(pos_inf)),
+        neg_inf=int(np.count_nonzero(neg_inf)),
+        negative=int(np.count_nonzero((parts < 0).any(axis=1))),
+        zeros=int(np.count_nonzero((parts == 0).all(axis=1))),
+        **_range(parts[np.isfinite(parts)]),
     )
+
+
+class _Range(TypedDict):
+    absmax: float
+    minimum: float | None
+    maximum: float | None
+
+
+def _range(finite: NDArray[np.floating]) -> _Range:
+    if not finite.size:
+        return {"absmax": 0.0, "minimum": None, "maximum": None}
+    low, high = float(finite.min()), float(finite.max())
+    return {"absmax": max(abs(low), abs(high)), "minimum": low, "maximum": high}
 
 
 def merge(pieces: list[Measure]) -> Measure:

@@ -84,6 +84,9 @@ def designs(channels: Channels, statistic: Statistic) -> list[Design]:
         if channels.var_ok[damaged].all():
             deviation = np.sqrt(np.where(channels.var_ok, channels.var, 0.0))
             found.append(Design(name="ratio to deviation", columns=deviation[:, None], offset=zeros))
+            if channels.weight_sum is not None:
+                columns = _columns(ones, channels.weight_sum, channels.feeding_bias, deviation)
+                found.append(Design(name="linear with deviation", columns=columns, offset=zeros))
         return found
     if channels.weight_square is not None:
         log_square = np.log(np.maximum(channels.weight_square, _TINY))
@@ -242,8 +245,8 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
     """Predict a wholly lost statistic from what layers that kept theirs show.
 
     Every candidate with one parameter is fitted on each other layer; the median of those parameters predicts
-    this layer. A candidate's score is the median, over the other layers, of the error that it makes when that
-    layer is the one left out.
+    this layer. A candidate's score is the mean, over the other layers, of the error that it makes when that
+    layer is the one left out: a candidate that is far off for one layer in five must not win by the other four.
 
     Args:
         layer: The layer that lost the statistic.
@@ -255,7 +258,7 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
     """
     scores: dict[str, float] = {}
     parameters: dict[str, float] = {}
-    wanted = {design.name: design for design in designs(layer, statistic) if _transferable(design)}
+    wanted = {design.name: design for design in _layer_designs(layer, statistic)}
     for name, design in wanted.items():
         fits = [
             (other, twin, _one_parameter(twin, other, statistic))
@@ -276,12 +279,47 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
     return Prediction(method=best, values=values, error=scores[best], scores=scores)
 
 
-def _transferable(design: Design) -> bool:
-    return design.columns.shape[1] <= 1
+def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
+    """List the candidates whose single parameter other layers can give.
+
+    The statistic that survived tells how large this layer's input is. With it a parameter has no unit, and
+    means the same in layers of different scale; without it, a layer has to be taken for as loud as the others.
+    A lost variance is therefore predicted from the layer's own means alone wherever it still has some.
+    """
+    found = [design for design in designs(channels, statistic) if design.columns.shape[1] <= 1]
+    if statistic is Statistic.VAR:
+        return _from_level_of_means(channels, found) or found
+    if channels.weight_sum is not None and channels.weight_square is not None:
+        power = _mean_square(np.sqrt(np.where(channels.var_ok, channels.var, 0.0)), channels.var_ok)
+        if power is not None and (square := channels.weight_square.mean()) > 0:
+            column = channels.weight_sum * np.sqrt(power / square)
+            name = "fan-in, level of the variances"
+            found.append(Design(name=name, columns=column[:, None], offset=channels.feeding_bias))
+    return found
+
+
+def _from_level_of_means(channels: Channels, found: Sequence[Design]) -> list[Design]:
+    """List the candidates that take a variance's scale from the layer's means; none without means."""
+    level = _mean_square(channels.mean, channels.mean_ok)
+    if level is None:
+        return []
+    ones = np.ones((len(channels.mean), 1))
+    offset = np.log(level) * ones[:, 0]
+    levels = [Design(name="level of the means", columns=ones, offset=offset, robust=True)]
+    if channels.weight_square is not None and (square := channels.weight_square.mean()) > 0:
+        each = offset + np.log(np.maximum(channels.weight_square / square, _TINY))
+        levels.append(Design(name="fan-in, level of the means", columns=ones, offset=each, robust=True))
+    return levels + [design for design in found if design.name == "ratio to mean"]
+
+
+def _mean_square(values: Vector, ok: Mask) -> float | None:
+    """Return the mean square of the elements that are known; None when nothing above zero is."""
+    square = float(np.mean(np.square(values[ok]))) if ok.any() else 0.0
+    return square if square > _TINY else None
 
 
 def _same_design(other: Channels, statistic: Statistic, name: str) -> Design | None:
-    return next((d for d in designs(other, statistic) if d.name == name), None)
+    return next((d for d in _layer_designs(other, statistic) if d.name == name), None)
 
 
 def _one_parameter(design: Design, channels: Channels, statistic: Statistic) -> float:
@@ -310,6 +348,21 @@ def _cross_layer_score(fits: Sequence[tuple[Channels, Design, float]], statistic
         rest = [fit for at, (_, _, fit) in enumerate(fits) if at != left_out]
         parameter = float(np.median(rest)) if rest else 0.0
         predicted = _back(_apply(design, parameter), statistic)
-        each = output_error(predicted, channels, statistic, usable(channels, statistic))
-        errors.append(float(np.sqrt(np.mean(np.square(each)))))
-    return float(np.median(errors))
+        errors.append(layer_error(predicted, channels, statistic))
+    return float(np.mean(errors))
+
+
+def layer_error(predicted: Vector, channels: Channels, statistic: Statistic) -> float:
+    """Return the root mean square of the output's error when a statistic is predicted for a whole layer.
+
+    A single channel whose variance is predicted far too large falls silent, and is off by one standard
+    deviation at most. A whole layer that falls silent takes its signal with it, so here a variance too large
+    by some factor counts as much as one too small by it.
+    """
+    known = usable(channels, statistic)
+    if statistic is Statistic.MEAN:
+        errors = output_error(predicted, channels, statistic, known)
+    else:
+        true = np.maximum(channels.var[known], _TINY)
+        errors = np.expm1(np.abs(np.log(true / predicted[known])) / 2)
+    return float(np.sqrt(np.mean(np.square(errors))))

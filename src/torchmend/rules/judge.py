@@ -28,7 +28,7 @@ def judge(refs: Sequence[TensorRef], measures: Mapping[TensorRef, Measure]) -> t
 
 def needs_counting(ref: TensorRef) -> bool:
     """Return whether the rules want a tensor counted in full even if the screen finds it finite."""
-    return ref.role.is_nonnegative or ref.role.is_statistic
+    return ref.role.is_statistic
 
 
 def _finding(code: Code, ref: TensorRef, measure: Measure, severity: Severity) -> Finding:
@@ -38,7 +38,7 @@ def _finding(code: Code, ref: TensorRef, measure: Measure, severity: Severity) -
 
 def _nonfinite(ref: TensorRef, measure: Measure) -> Finding | None:
     code = _NONFINITE_CODES.get(ref.role)
-    if code is None or measure.nonfinite == 0 or _is_mask(measure):
+    if code is None or measure.nonfinite == 0 or (ref.role is Role.WEIGHT and _is_mask(measure)):
         return None
     severity = Severity.NOTE if ref.role is Role.METADATA else Severity.ERROR
     return _finding(code, ref, measure, severity)
@@ -59,7 +59,7 @@ _NONFINITE_CODES = {
 
 def _is_mask(measure: Measure) -> bool:
     """Return whether the elements are 0 and -Inf only: an additive attention mask, whatever its name."""
-    return measure.neg_inf > 0 and measure.zeros == measure.numel - measure.neg_inf
+    return bool(measure.zeros) and measure.zeros == measure.numel - measure.neg_inf
 
 
 def _nan_in_infinite_buffer(ref: TensorRef, measure: Measure) -> Finding | None:

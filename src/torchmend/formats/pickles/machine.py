@@ -7,6 +7,7 @@ opcodes are limited. The opcodes' meanings are documented in the standard librar
 
 import codecs
 import struct
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ class Machine:
                 opcode = data[self.position]
                 self.position += 1
                 if handlers[opcode]() is _STOP:
-                    return self.stack[-1]
+                    return self.pop()
         except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:
             detail = f"{type(error).__name__} at byte {self.position:,} of {len(data):,}"
             raise FileError(
@@ -174,7 +175,9 @@ def _quoted(raw: bytes) -> str:
     raw = raw.strip()
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
         raise ValueError("a string without quotes")
-    return codecs.escape_decode(raw[1:-1])[0].decode("latin-1")
+    with warnings.catch_warnings():  # it warns of unknown escapes, which it leaves as they are
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return codecs.escape_decode(raw[1:-1])[0].decode("latin-1")
 
 
 _I8, _U1, _U2, _I4, _U4, _U8, _F8 = (struct.Struct(layout) for layout in ("<b", "<B", "<H", "<i", "<I", "<Q", ">d"))

@@ -9,6 +9,7 @@ from torchmend.facts.dtypes import DTYPES, DType
 from torchmend.formats.pickles.records import Call, Global, Persistent
 
 _UTILS = "torch._utils."
+_PLAIN = tuple(_UTILS + name for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"))
 _STORAGES = {
     "Double": "float64",
     "Float": "float32",
@@ -40,6 +41,10 @@ _NUMPY_KINDS = {
 
 class MalformedError(ValueError):
     """The arguments of a call are not what the function takes."""
+
+
+class NotNumbersError(ValueError):
+    """An array holds texts, dates or objects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +91,19 @@ def tensors_of(value: Any) -> list[TensorSpec] | None:
     Raises:
         MalformedError: It names a function that rebuilds tensors, with arguments that this does not take.
     """
-    if isinstance(value, Persistent):
-        return [_storage_tensor(value)]
-    if not isinstance(value, Call) or not isinstance(value.func, Global):
-        return None
-    rebuild = _REBUILDERS.get(value.func.dotted)
-    if rebuild is None:
-        return None
+    rebuild = _REBUILDERS.get(_called_name(value))
     try:
-        return rebuild(value)
+        if isinstance(value, Persistent):
+            return [_storage_tensor(value)]
+        return None if rebuild is None else rebuild(value)
+    except NotNumbersError:
+        return None
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"{value.func.dotted} with arguments that it does not take") from error
+        raise MalformedError(f"{_called_name(value) or 'a storage'} with arguments that it does not take") from error
+
+
+def _called_name(value: Any) -> str:
+    return value.func.dotted if isinstance(value, Call) and isinstance(value.func, Global) else ""
 
 
 def wrapped_parts(value: Any) -> dict[str, Any] | None:
@@ -121,7 +128,7 @@ def plain_number(value: Any) -> int | float | None:
         try:
             dtype, little_endian = _numpy_dtype(value.args[0])
             return _numpy_number(_as_bytes(value.args[1]), dtype, little_endian)
-        except (MalformedError, ValueError, TypeError, IndexError, AttributeError):
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError):
             return None
     return None
 
@@ -209,15 +216,18 @@ def _from_inner(call: Call) -> list[TensorSpec]:
     return inner
 
 
-def _with_suffix(value: Any, suffix: str) -> list[TensorSpec]:
-    return [replace(spec, suffix=suffix + spec.suffix) for spec in tensors_of(value) or ()]
+def _part(value: Any, suffix: str) -> list[TensorSpec]:
+    """Describe a part of a composed tensor, which must be a plain tensor itself."""
+    if not isinstance(value, Call) or not value.named(*_PLAIN):
+        return []
+    return [replace(spec, suffix=suffix) for spec in tensors_of(value) or ()]
 
 
 def _from_sparse(call: Call) -> list[TensorSpec]:
     layout, parts = call.args[:2]
     name = layout.args[0] if isinstance(layout, Call) else str(getattr(layout, "name", layout))
     names = ("indices", "values") if "coo" in str(name) else ("compressed_indices", "plain_indices", "values")
-    return [spec for part, label in zip(parts, names, strict=False) for spec in _with_suffix(part, f".{label}")]
+    return [spec for part, label in zip(parts, names, strict=False) for spec in _part(part, f".{label}")]
 
 
 def _from_nested(call: Call) -> list[TensorSpec]:
@@ -225,7 +235,7 @@ def _from_nested(call: Call) -> list[TensorSpec]:
     return [
         spec
         for part, label in zip(call.args, names, strict=True)
-        for spec in _with_suffix(part, "" if label == "buffer" else f".{label}")
+        for spec in _part(part, "" if label == "buffer" else f".{label}")
     ]
 
 
@@ -250,13 +260,17 @@ def _from_meta(call: Call) -> list[TensorSpec]:
 
 
 def _numpy_dtype(value: Any) -> tuple[DType, bool]:
-    if not isinstance(value, Call) or not value.named("numpy.dtype") or value.args[0] not in _NUMPY_KINDS:
-        raise MalformedError("an array of something else than numbers")
+    if not isinstance(value, Call) or not value.named("numpy.dtype"):
+        raise MalformedError("not an element type")
+    if value.args[0] not in _NUMPY_KINDS:
+        raise NotNumbersError("an array of something else than numbers")
     order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
     return DTYPES[_NUMPY_KINDS[value.args[0]]], order != ">"
 
 
 def _as_bytes(value: Any) -> bytes:
+    if isinstance(value, Call) and value.named("__builtin__.bytes", "builtins.bytes"):  # how protocol 2 writes b""
+        return b""
     if isinstance(value, Call) and value.named("_codecs.encode"):
         text, encoding = value.args
         if encoding not in ("latin1", "latin-1"):
@@ -275,7 +289,7 @@ def _array(raw: bytes, dtype: DType, shape: tuple[int, ...], fortran: bool, litt
     step = 1
     for axis in order:
         strides[axis] = step
-        step *= shape[axis]
+        step *= max(shape[axis], 1)
     return TensorSpec(dtype=dtype, shape=shape, strides=tuple(strides), inline=raw, little_endian=little_endian)
 
 
