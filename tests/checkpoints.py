@@ -204,6 +204,7 @@ def _run(program: str, entry: Callable[[], object], arguments: Iterable[object])
     code: object = None
     with (
         mock.patch.object(sys, "argv", [program, *map(str, arguments)]),
+        mock.patch.object(sys.modules["__main__"], "__package__", None),  # else usage lines name `python -m pytest`
         mock.patch.dict(os.environ, COLUMNS="80", TERM="dumb"),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import checkpoints
 import pytest
+
+import checkpoints
 
 BLOCKED = """
 import sys

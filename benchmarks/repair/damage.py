@@ -59,9 +59,7 @@ def damages(norms: list[str]) -> Iterator[Damage]:
         yield Damage(f"{loss} NaN, every layer whole", "all", True, _whole_lost(norms, values))
 
 
-def _channels_lost(
-    norms: list[str], values: dict[str, float], share: float, seed: int
-) -> Callable[[State], State]:
+def _channels_lost(norms: list[str], values: dict[str, float], share: float, seed: int) -> Callable[[State], State]:
     """Lose a share of the channels of every layer, at least one."""
 
     def apply(state: State) -> State:

@@ -138,9 +138,7 @@ def _isfinite_loop(path: Path) -> None:
 
 def _anonymous_memory(path: Path) -> float:
     """Return the most anonymous memory, in MB, that `torchmend diagnose` had at any time (sampled)."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "torchmend", "diagnose", str(path)], stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", "torchmend", "diagnose", str(path)], stdout=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
         try:

@@ -1,8 +1,8 @@
 """`torchmend explain`."""
 
 import pytest
-from checkpoints import torchmend
 
+from checkpoints import torchmend
 from torchmend.facts.codes import Code
 from torchmend.rules.texts import TEXTS
 

@@ -4,10 +4,10 @@ import errno
 import hashlib
 import os
 
-import checkpoints
 import pytest
-from checkpoints import torchmend
 
+import checkpoints
+from checkpoints import torchmend
 from torchmend.doctor import fixing
 
 
@@ -46,7 +46,7 @@ def test_the_result_appears_beside_the_source_and_it_exits_0(folder):
     outcome = torchmend("fix", "damaged.pth")
     assert (outcome.rc, outcome.stderr) == (0, "")
     assert "Wrote damaged_FIXED.pth: HEALTHY" in outcome.stdout
-    assert names(folder) == ["damaged.pth", "damaged_FIXED.pth"]
+    assert names(folder) == ["damaged.pth", "damaged_FIXED.pth", "damaged_FIXED.repair.json"]
 
 
 def test_the_source_stays_as_it_was(folder):
@@ -97,7 +97,7 @@ def test_the_result_goes_where_it_was_asked_to_go(folder, option):
     (folder / "out").mkdir()
     outcome = torchmend("fix", "damaged.pth", option, "out/mended.pth")
     assert outcome.rc == 0
-    assert names(folder / "out") == ["mended.pth"]
+    assert names(folder / "out") == ["mended.pth", "mended.repair.json"]
     assert names(folder) == ["damaged.pth", "out"]
 
 
@@ -189,7 +189,7 @@ def test_in_place_keeps_the_original_byte_for_byte(folder):
     outcome = torchmend("fix", "damaged.pth", "--in-place")
     assert outcome.rc == 0
     assert "Kept the original as damaged.pth.bak\n" in outcome.stdout
-    assert names(folder) == ["damaged.pth", "damaged.pth.bak"]
+    assert names(folder) == ["damaged.pth", "damaged.pth.bak", "damaged.repair.json"]
     assert digest(folder / "damaged.pth.bak") == before
     assert torchmend("diagnose", "damaged.pth").rc == 0
 
@@ -200,7 +200,7 @@ def test_a_second_in_place_uses_the_next_free_name(folder):
     checkpoints.save(checkpoints.negative_variance(fresh()), folder / "damaged.pth")
     second = digest(folder / "damaged.pth")
     assert torchmend("fix", "damaged.pth", "--in-place").rc == 0
-    assert names(folder) == ["damaged.pth", "damaged.pth.bak", "damaged.pth.bak1"]
+    assert names(folder) == ["damaged.pth", "damaged.pth.bak", "damaged.pth.bak1", "damaged.repair.json"]
     assert (digest(folder / "damaged.pth.bak"), digest(folder / "damaged.pth.bak1")) == (first, second)
 
 
@@ -228,13 +228,13 @@ def test_a_refusal_names_the_healthy_siblings_newest_first_and_never_a_repaired_
     checkpoints.save(fresh(), weights / "c_FIXED.pth", age=0)
     checkpoints.save(checkpoints.infinite_mean(fresh()), weights / "d_damaged.pth", age=0)
     outcome = torchmend("fix", "weights.pth")
-    siblings = [line.rpartition("/")[2] for line in outcome.stdout.splitlines() if "healthy sibling" in line]
-    assert siblings == ["b_new.pth", "a_old.pth"]
+    _, _, after = outcome.stdout.partition("newest first:\n")
+    assert after.splitlines()[:2] == ["  b_new.pth", "  a_old.pth"]
 
 
 def test_a_refusal_ends_with_the_command_that_would_help(weights):
     checkpoints.save(fresh(), weights / "other.pth")
-    assert f"torchmend fix weights.pth --donor {weights / 'other.pth'}" in torchmend("fix", "weights.pth").stdout
+    assert f"torchmend fix weights.pth --donor other.pth" in torchmend("fix", "weights.pth").stdout
 
 
 def test_the_command_that_would_help_can_be_pasted_into_a_shell(weights):
@@ -245,14 +245,14 @@ def test_the_command_that_would_help_can_be_pasted_into_a_shell(weights):
 
 def test_a_checkpoint_of_another_model_is_no_sibling(weights):
     checkpoints.save({"model_state_dict": {"other.weight": checkpoints.torch.ones(3)}}, weights / "other.pth")
-    assert "healthy sibling" not in torchmend("fix", "weights.pth").stdout
+    assert "Healthy checkpoints" not in torchmend("fix", "weights.pth").stdout
 
 
 @pytest.mark.parametrize("options", [("--in-place",), ("-o", "mended.pth")])
 def test_a_repaired_file_is_never_proposed_as_a_donor_whatever_its_name(weights, options):
     checkpoints.save(checkpoints.infinite_mean(fresh()), weights / "damaged.pth")
     assert torchmend("fix", "damaged.pth", *options).rc == 0
-    assert "healthy sibling" not in torchmend("fix", "weights.pth").stdout
+    assert "Healthy checkpoints" not in torchmend("fix", "weights.pth").stdout
 
 
 def test_a_donor_gives_what_is_missing(weights):

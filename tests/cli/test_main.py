@@ -18,8 +18,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import checkpoints
 import pytest
+
+import checkpoints
 from checkpoints import torchmend
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
@@ -63,9 +64,7 @@ def normalised(text, folder):
     text = text.replace(str(folder.resolve()), "<folder>").replace(metadata.version("torchmend"), "<version>")
     text = re.sub(r"\(torch zip, [\d.]+ kB,", "(torch zip, <size>,", text)
     text = re.sub(r"output: \S+ standard", "output: <error> standard", text)
-    return re.sub(
-        r"^    .+, the best of (\d+) predictors", r"    <method>, the best of \1 predictors", text, flags=re.M
-    )
+    return re.sub(r"(?m)^    .+, the best of \d+ predictors", "    <method>, the best of <n> predictors", text)
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

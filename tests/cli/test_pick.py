@@ -1,7 +1,8 @@
 """`torchmend pick`: the newest healthy checkpoint, for scripts."""
 
-import checkpoints
 import pytest
+
+import checkpoints
 from checkpoints import torchmend
 
 

@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -500,3 +501,50 @@ def test_a_numpy_scalar_with_wrong_arguments_is_no_number_and_no_crash(args: obj
 @pytest.mark.parametrize("args", [{}, None, 5, (), (1,), [], "x"], ids=repr)
 def test_a_rebuilder_with_wrong_arguments_gives_no_tensor_and_no_crash(dotted: str, args: object) -> None:
     assert read_tree([Call(Global(*dotted.rsplit(".", 1)), args)]).leaves == []
+
+
+class Unprintable:
+    """Stands for a structure whose text would be endless: lists of lists, each in there twice."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("asked for its text")
+
+
+SPARSE = Global("torch._utils", "_rebuild_sparse_tensor")
+ENCODE = Global("_codecs", "encode")
+MODULE = Global("torch.nn.modules.linear", "Linear")
+FROM_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
+WRAPPER = Global("torch._utils", "_rebuild_wrapper_subclass")
+DOUBLE = Call(DTYPE, ("f8", False, True))
+
+UNPRINTABLE: dict[str, Callable[[], object]] = {
+    "layout": lambda: Call(SPARSE, (Unprintable(), ())),
+    "layout in a call": lambda: Call(SPARSE, (Call(None, (Unprintable(),)), ())),
+    "text of a number": lambda: Call(SCALAR, (DOUBLE, Call(ENCODE, (Unprintable(), "latin1")))),
+    "module": lambda: Call(MODULE, (), state={"_parameters": {}, OpaqueKey(Unprintable()): 1}),
+    "key": lambda: {OpaqueKey(Unprintable()): 1},
+    "wrapper": lambda: Call(FROM_TYPE, (WRAPPER, None, (), {OpaqueKey(Unprintable()): 1})),
+    "function": lambda: Call(Unprintable(), (Unprintable(),)),
+    "persistent": lambda: Persistent(Unprintable()),
+}
+
+
+@pytest.mark.parametrize("kind", UNPRINTABLE)
+def test_no_structure_is_ever_written_out_as_text(kind: str) -> None:
+    assert read_tree([UNPRINTABLE[kind]()]).leaves == []
+
+
+def test_a_number_made_of_deeply_nested_lists_crashes_nothing() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    try:
+        read_tree([Call(SCALAR, (DOUBLE, Call(ENCODE, (deep, "latin1"))))])
+    except FileError:
+        pass
+
+
+@pytest.mark.parametrize("parts", [(None, None, None, None), (1, 2), ([], {}, (), "")], ids=repr)
+def test_a_sparse_tensor_whose_parts_are_not_understood_is_not_passed_over(parts: tuple[object, ...]) -> None:
+    layout = Call(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))
+    assert len(read_tree([Call(SPARSE, (layout, parts))]).malformed) == 1

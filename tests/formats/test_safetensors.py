@@ -184,22 +184,33 @@ def test_a_malformed_entry_is_a_file_error(tmp_path: Path, broken: object) -> No
         hand_made(tmp_path, {"x": broken})
 
 
-@pytest.mark.parametrize("end", [17, 2**31, 2**63, 2**70])
+@pytest.mark.parametrize("end", [17, 2**31, 2**62])
 def test_an_entry_that_claims_more_than_the_file_has_is_truncated(tmp_path: Path, end: int) -> None:
     with pytest.raises(FileError, match="announces x up to byte"):
         hand_made(tmp_path, {"x": entry(data_offsets=[0, end])})
 
 
-@pytest.mark.parametrize("shape", [[5], [2, 3], [2**62], [2**40, 2**40], [1] * 70])
+@pytest.mark.parametrize("shape", [[5], [2, 3], [2**62], [2**40, 2**40], [1] * 70, [2**62] * 300], ids=len)
 def test_a_shape_that_does_not_fit_its_bytes_is_a_misfit(tmp_path: Path, shape: list[int]) -> None:
     (got,) = hand_made(tmp_path, {"x": entry(shape=shape)}).tensors
     assert got.misfit() != ""
 
 
 def test_an_empty_tensor_of_a_nonsensical_shape_is_a_misfit_or_can_be_looked_at(tmp_path: Path) -> None:
-    contents = hand_made(tmp_path, {"x": entry(shape=[0, 2**70], data_offsets=[0, 0])})
+    contents = hand_made(tmp_path, {"x": entry(shape=[0, 2**62], data_offsets=[0, 0])})
     (got,) = contents.tensors
     assert got.misfit() or got.raw(contents.file.buffer).size == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data_offsets": [0, 10**4300 - 1]}, {"shape": [10**4299] * 2}], ids=["end", "shape"]
+)
+def test_a_number_too_long_to_print_is_a_file_error_or_a_misfit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    try:
+        (got,) = hand_made(tmp_path, {"x": entry(**changes)}).tensors
+    except FileError:
+        return
+    assert got.misfit()
 
 
 @pytest.mark.parametrize("metadata", [None, 5, [], "x", {}])
@@ -237,7 +248,7 @@ def test_any_header_is_read_or_a_file_error(tmp_path_factory: pytest.TempPathFac
 
 @quick
 @given(
-    st.lists(st.integers(0, 5) | st.sampled_from([2**31, 2**62, 2**63, 2**70]), max_size=5),
+    st.lists(st.integers(0, 5) | st.sampled_from([2**31, 2**61, 2**62]), max_size=5),
     st.sampled_from(["F32", "U8", "C64"]),
 )
 def test_a_tensor_of_any_shape_is_a_misfit_or_can_be_looked_at(

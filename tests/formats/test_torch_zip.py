@@ -456,6 +456,19 @@ def test_an_array_that_holds_no_numbers_is_no_tensor(read: Read, array: np.ndarr
     assert read({"classes": array, "x": torch.ones(1)}, protocol=protocol).tensors[1:] == ()
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(2, dtype=[("loss", "f4")]), np.full(2, np.nan, dtype=np.longdouble)],
+    ids=["structured", "long double"],
+)
+def test_an_array_of_numbers_that_cannot_be_read_is_not_passed_over(
+    read: Read, array: np.ndarray, protocol: int
+) -> None:
+    tensors = read({"history": array}, protocol=protocol).tensors
+    assert [bool(tensor.absent) for tensor in tensors] == [True]
+
+
 def test_the_random_state_of_numpy_is_read(read: Read) -> None:
     state = np.random.RandomState(3).get_state()
     contents = read({"numpy_rng": state})
@@ -740,6 +753,34 @@ def test_a_stride_of_nonsense_on_an_axis_of_one_is_a_misfit_or_harmless() -> Non
         extent=Extent(start=0, nbytes=24),
     )  # fmt: skip
     assert tensor.misfit() or tensor.raw(bytes(24)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("shape", [(2**20_000,), (2**62,) * 300, (0, 2**20_000)], ids=["side", "product", "empty"])
+def test_a_tensor_of_a_size_too_long_to_print_is_a_misfit_or_harmless(shape: tuple[int, ...]) -> None:
+    tensor = StoredTensor(
+        container="", name="x", dtype=DTYPES["float32"], shape=shape, strides=(1,) * len(shape),
+        extent=Extent(start=0, nbytes=24),
+    )  # fmt: skip
+    assert tensor.misfit() or tensor.raw(bytes(24)).size == 0
+
+
+def test_an_offset_too_long_to_print_is_no_crash(tmp_path: Path) -> None:
+    tensor = hand_made(tmp_path / "a.pt", 2**20_000, (1,), (1,))
+    assert tensor.absent or tensor.misfit()
+
+
+def test_a_key_that_is_a_number_too_long_to_print_is_no_crash(read: Read) -> None:
+    assert len(read({2**20_000: torch.ones(1), "x": torch.ones(1)}).tensors) == 2
+
+
+def test_a_parameter_key_too_long_to_print_is_no_crash(read: Read) -> None:
+    state = {"state": {}, "param_groups": [{"params": [0, 2**20_000]}]}
+    assert ("0", None) in read(state).optimizers[""]
+
+
+def test_every_number_that_is_kept_can_be_printed(read: Read) -> None:
+    scalars = read({"seed": 2**20_000, "epoch": 3}).scalars
+    assert "3" in [str(scalar.value) for scalar in scalars]
 
 
 def test_more_dimensions_than_torch_supports_are_a_misfit() -> None:

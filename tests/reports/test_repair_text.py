@@ -32,7 +32,9 @@ def test_an_edit_shows_place_count_rung_and_reason():
 
 @pytest.mark.parametrize("rung", list(Rung))
 def test_every_rung_is_named(rung):
-    assert f"    2 elements of 64: {rung.value}" in lines(edit(ref(), rung=rung))
+    assert any(
+        line.startswith("    2 elements of 64: ") and rung.value in line for line in lines(edit(ref(), rung=rung))
+    )
 
 
 def test_a_single_element_is_in_the_singular():

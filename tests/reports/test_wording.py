@@ -62,8 +62,8 @@ def test_counts_say_how_many_of_how_many():
     assert text == "NaN 2,000 / 9,216   Inf 3 / 9,216"
 
 
-def test_counts_name_negative_elements_where_everything_is_finite():
-    text = counts(Measure(numel=64, negative=2, minimum=-0.25))
+def test_counts_name_negative_elements_where_they_are_damage():
+    text = counts(Measure(numel=64, negative=2, minimum=-0.25), nonnegative=True)
     assert text == "NaN 0 / 64   Inf 0 / 64   negative 2 / 64   smallest -0.25"
 
 

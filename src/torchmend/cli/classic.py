@@ -1,6 +1,7 @@
 """`python diagnose_and_fix.py`: the classic recipe's command line over the library."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain("diagnose_and_fix: interrupted; nothing was left half-written.")
         return Exit.INTERRUPTED
     except OSError as error:
-        complain(f"diagnose_and_fix: {error.strerror} ({error.filename}). The source is untouched.")
+        where = f" ({error.filename})" if error.filename else ""
+        complain(f"diagnose_and_fix: {error.strerror}{where}. The source is untouched.")
     return Exit.UNCHECKED
 
 
@@ -66,7 +68,9 @@ def _run(options: argparse.Namespace) -> int:
         return Exit.UNCHECKED
     if not options.fix:
         if result.plan.edits:
-            _print(f"\nTo repair it: python diagnose_and_fix.py --checkpoint {options.checkpoint} --fix")
+            _print(
+                f"\nTo repair it: python diagnose_and_fix.py --checkpoint {shlex.quote(str(options.checkpoint))} --fix"
+            )
         return Exit.FINDINGS if result.before.damaged else Exit.OK
     _report(result, options.checkpoint)
     return Exit.OK if result.succeeded else Exit.FINDINGS
@@ -83,7 +87,7 @@ def _report(result: FixResult, checkpoint: Path) -> None:
         _print(f"\nFixed checkpoint saved: {result.output}")
     else:
         _print(
-            f"\n{fixed_name(checkpoint)} was not written: weights cannot be invented. "
+            f"\n{fixed_name(checkpoint)} was not written, since something had to be refused. "
             "Go back to a healthy checkpoint, or name one with --donor."
         )
 

@@ -2,9 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import typer
 from torchmend.doctor.diagnosing import ScanProgress, checkpoint_files
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import UserError
-from torchmend.facts.findings import Diagnosis
+from torchmend.facts.findings import Finding
 from torchmend.formats.registry import SUFFIXES
 from torchmend.reports.wording import Paint, plain
 
@@ -46,11 +45,9 @@ class FailOn(StrEnum):
     NOTE = "note"
     NEVER = "never"
 
-    def is_reached(self, diagnosis: Diagnosis) -> bool:
-        """Return whether a diagnosis has a finding that is bad enough."""
-        if self is FailOn.NEVER or diagnosis.worst is None:
-            return False
-        return diagnosis.worst >= Severity[self.name]
+    def is_reached(self, findings: Iterable[Finding]) -> bool:
+        """Return whether one of the findings is bad enough."""
+        return self is not FailOn.NEVER and any(f.severity >= Severity[self.name] for f in findings)
 
 
 def complain(message: str) -> None:
@@ -85,17 +82,14 @@ def progress_bar(label: str) -> Iterator[ScanProgress | None]:
         yield advance
 
 
-def check_prefixes(prefixes: Iterable[str]) -> None:
-    """Raise UserError for a prefix that fits no code."""
-    for prefix in prefixes:
+def code_prefixes(prefixes: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the prefixes in capitals; raise UserError for one that fits no code."""
+    capitals = tuple(prefix.upper() for prefix in prefixes or ())
+    for prefix in capitals:
         if not any(code.value.startswith(prefix) for code in Code):
             legal = ", ".join(code.value for code in Code)
             raise UserError(f"No code starts with {prefix!r}. The codes are {legal}.")
-
-
-def chosen(diagnosis: Diagnosis, select: Sequence[str], ignore: Sequence[str]) -> Diagnosis:
-    """Return the diagnosis with only the findings that were asked for."""
-    return replace(diagnosis, findings=diagnosis.selected(select, ignore))
+    return capitals
 
 
 def expand(paths: Iterable[Path]) -> Iterator[Path]:

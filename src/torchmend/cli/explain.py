@@ -10,9 +10,9 @@ from torchmend.rules.texts import TEXTS
 
 
 def explain(
-    code: Annotated[str, typer.Argument(help="A finding code, such as TM101; a prefix lists several.")],
+    code: Annotated[str, typer.Argument(metavar="CODE", help="A finding code, such as TM101; a prefix lists several.")],
 ) -> None:
-    """Say what a finding code means, how it happens, what it does, and how to fix it."""
+    """Say what a finding code means and how to fix it."""
     wanted = code.upper()
     found = [each for each in Code if each.value.startswith(wanted)] if wanted.startswith("TM") else []
     if not found:

@@ -1,12 +1,13 @@
 """`torchmend fix`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import Exit, Format, complain, painter, progress_bar
+from torchmend.cli.common import Exit, Format, painter, progress_bar
 from torchmend.doctor.fixing import FixOptions, FixResult, fix_file
 from torchmend.repair.planning import Strategy
 from torchmend.reports.machine import Json, diagnosis_data, envelope, plan_data
@@ -16,15 +17,19 @@ from torchmend.reports.text import diagnosis_text, headline
 
 
 def fix(
-    path: Annotated[Path, typer.Argument(help="The damaged checkpoint. It is only read, unless --in-place.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The damaged checkpoint. It is only read, unless --in-place.")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where the result goes [default: NAME_FIXED beside the source]."),
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="Where the result goes [default: NAME_FIXED beside the source]."
+        ),
     ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source; it is kept as NAME.bak.")] = False,
     donor: Annotated[
         list[Path] | None,
-        typer.Option(help="A healthy checkpoint of the same model to take tensors from. Repeatable."),
+        typer.Option(metavar="PATH", help="A healthy checkpoint of the same model to take tensors from. Repeatable."),
     ] = None,
     strategy: Annotated[
         Strategy,
@@ -85,10 +90,13 @@ def _print(result: FixResult, *, dry_run: bool) -> None:
         return
     typer.echo(headline(result.before, paint))
     typer.echo(plan_text(result.plan, paint))
-    for path in result.siblings:
-        typer.echo(f"  healthy sibling: {path}")
     if result.siblings:
-        typer.echo(f"  It holds what is missing: torchmend fix {result.before.source} --donor {result.siblings[0]}")
+        typer.echo("\nHealthy checkpoints beside it that hold these tensors, newest first:")
+        for path in result.siblings:
+            typer.echo(f"  {path}")
+        force = " --force" if result.output else ""
+        donor = shlex.quote(str(result.siblings[0]))
+        typer.echo(f"To use the first: torchmend fix {shlex.quote(result.before.source)} --donor {donor}{force}")
     typer.echo("")
     if result.output is not None and result.after is not None:
         if result.backup:
@@ -97,6 +105,5 @@ def _print(result: FixResult, *, dry_run: bool) -> None:
     elif dry_run:
         typer.echo("Dry run: nothing was written.")
     elif result.plan.refused:
-        complain(
-            "torchmend: nothing was written, since something had to be refused (--allow-partial repairs the rest)."
-        )
+        partly = " --allow-partial repairs the rest." if result.plan.edits else ""
+        typer.echo(f"Nothing was written, since something had to be refused.{partly}")

@@ -18,6 +18,7 @@ from torchmend.facts.errors import TorchmendError
 app = typer.Typer(
     name="torchmend",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,6 +52,10 @@ def run() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except SystemExit as leaving:
+        if leaving.code == Exit.INTERRUPTED:  # how typer leaves after Ctrl-C, without a word
+            complain("torchmend: interrupted; nothing was left half-written.")
+        raise
     except TorchmendError as error:
         complain(f"torchmend: {error}")
         code = Exit.UNCHECKED

@@ -1,5 +1,6 @@
 """Repair a checkpoint file: plan, copy, patch the copy, check it, and only then give it its name."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from torchmend.doctor.copying import copy_file
 from torchmend.doctor.diagnosing import ScanProgress, diagnose_file, diagnose_source
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.patching import apply_plan
-from torchmend.doctor.siblings import FIXED, healthy_siblings
+from torchmend.doctor.siblings import FIXED, healthy_siblings, record_of
 from torchmend.facts.codes import Severity
 from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import RepairPlan, Rung
 from torchmend.repair.planning import Donor, Strategy, plan_repair
+from torchmend.reports.machine import diagnosis_data, envelope, plan_data
 from torchmend.rules.roles import main_container
 
 _FROM_ELSEWHERE = (Rung.OTHER_LAYERS, Rung.IDENTITY)
@@ -119,6 +121,7 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
                 os.fsync(target.fileno())
             after = _checked(temporary, plan)
             source.contents.file.check_unchanged()
+            _write_record(output, before, plan)
             backup = _keep_backup(path) if options.in_place else None
             temporary.replace(output)
         after = replace(after, source=str(output))
@@ -153,10 +156,12 @@ def _output(path: Path, options: FixOptions) -> Path:
     if options.in_place:
         return path
     output = options.output or fixed_name(path)
+    if output.is_dir():
+        raise UserError(f"{output} is a folder. Name a file in it.")
     if output.exists() and output.resolve() == path.resolve():
         raise UserError(f"{output} is the source itself. Use --in-place to replace it and keep a backup.")
     if output.exists() and not options.force:
-        raise UserError(f"{output} exists. Use --force to replace it, or -o to write elsewhere.")
+        raise UserError(f"{output} exists. Use --force to replace it.")
     if not output.parent.is_dir():
         raise UserError(f"The folder {output.parent} does not exist. Create it, or write elsewhere with -o.")
     return output
@@ -185,6 +190,15 @@ def _checked(temporary: Path, plan: RepairPlan) -> Diagnosis:
             "This is a bug in torchmend: please report it with the output of `torchmend diagnose --format json`."
         )
     return after
+
+
+def _write_record(output: Path, before: Diagnosis, plan: RepairPlan) -> None:
+    """Write beside the output what was done to it, complete or not at all."""
+    record = record_of(output)
+    with _temporary_beside(record) as temporary:
+        report = envelope([{**diagnosis_data(before), "repair": plan_data(plan)}])
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(record)
 
 
 def _keep_backup(path: Path) -> Path:

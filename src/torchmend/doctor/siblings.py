@@ -10,11 +10,11 @@ from torchmend.facts.findings import Diagnosis
 from torchmend.facts.tensors import TensorRef
 from torchmend.formats.registry import SUFFIXES
 
+FIXED = "_FIXED"
+"""What a repaired copy's name ends with, unless its user named it otherwise."""
+
 MOST_LOOKED_AT = 8
 """How many neighbours are diagnosed in search of healthy ones."""
-
-FIXED = "_FIXED"
-"""What a repaired copy's name ends with. Its values may be predictions, so it is no donor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,16 @@ def _why_not(path: Path) -> str:
     return f"{first.code.value} {where}{first.message}{more}"
 
 
+def record_of(output: Path) -> Path:
+    """Return where the record of a repaired file is kept: `<name>.repair.json` beside it."""
+    return output.with_name(f"{output.stem}.repair.json")
+
+
+def is_repaired(path: Path) -> bool:
+    """Return whether a file is a repaired copy: some of its values may be predictions, so it is no donor."""
+    return path.stem.endswith(FIXED) or record_of(path).exists()
+
+
 def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...]:
     """Find healthy checkpoints beside a file that hold sound tensors for all those needed, newest first.
 
@@ -78,8 +88,8 @@ def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...
     wanted = {(ref.name, ref.shape) for ref in needed}
     neighbours = [
         each
-        for each in path.resolve().parent.iterdir()
-        if each.suffix in SUFFIXES and each.is_file() and each != path.resolve() and not each.stem.endswith(FIXED)
+        for each in path.parent.iterdir()
+        if each.suffix in SUFFIXES and each.is_file() and each.name != path.name and not is_repaired(each)
     ]
     return tuple(each for each in newest_first(neighbours)[:MOST_LOOKED_AT] if _can_give(each, wanted))
 

@@ -65,10 +65,10 @@ class StoredTensor:
         """Say why the shape, strides and offset do not fit the storage; empty when they do."""
         if self.numel == 0 or self.dtype.kind is Kind.PACKED:
             return ""
-        if self.numel > MOST_ELEMENTS:
-            return f"it claims {self.numel:,} elements"
         if len(self.shape) > MOST_DIMENSIONS:
             return f"it claims {len(self.shape)} dimensions, of at most {MOST_DIMENSIONS}"
+        if self.numel > MOST_ELEMENTS:
+            return f"it claims more than {MOST_ELEMENTS:,} elements"
         have = len(self.inline) if self.inline is not None else self.extent.nbytes if self.extent else 0
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         need = (last + 1) * self.dtype.itemsize

@@ -75,7 +75,7 @@ def _truncated(what: str, file: MappedFile) -> FileError:
 def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
     try:
         kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = isinstance(kind, str) and all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+        whole = isinstance(kind, str) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole or start > end:

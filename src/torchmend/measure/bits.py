@@ -96,7 +96,8 @@ def encode(values: NDArray[np.float64], dtype: DType) -> Raw:
     if dtype.name == "bfloat16":
         bits = clipped.astype(np.float32).view(np.uint32).astype(np.uint64)
         nearest_even = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return np.minimum(nearest_even & 0x7FFF, 0x7F7F).astype(width) | ((bits >> 16) & 0x8000).astype(width)
+        sign = (bits >> 16) & 0x8000
+        return np.asarray(np.minimum(nearest_even & 0x7FFF, 0x7F7F) | sign, dtype=width)
     table = float8_values(dtype.name)
     patterns = np.flatnonzero(np.isfinite(table))
     patterns = patterns[np.argsort(table[patterns], kind="stable")]

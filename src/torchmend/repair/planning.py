@@ -166,5 +166,6 @@ class _Planner:
 
     def _why_refused(self, ref: TensorRef) -> str:
         if not self.donors:
-            return f"a {ref.role.value} cannot be invented; name a healthy checkpoint with --donor"
+            article = "an" if ref.role.is_optimizer else "a"
+            return f"{article} {ref.role.value} cannot be invented; name a healthy checkpoint with --donor"
         return f"no donor has a healthy {ref.name} of shape {list(ref.shape)} and type {ref.dtype}"

@@ -26,6 +26,9 @@ FEWEST_SURVIVORS = 3
 
 _TINY = np.finfo(np.float32).tiny
 
+_OWN_SCALE = ("level of the means", "fan-in, level of the means", "ratio to mean")
+"""Candidates for a wholly lost variance that take its scale from the same layer's means."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Design:
@@ -244,7 +247,7 @@ def _median_of_others(values: Vector) -> Vector:
 def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: Statistic) -> Prediction | None:
     """Predict a wholly lost statistic from what layers that kept theirs show.
 
-    Every candidate with one parameter is fitted on each other layer; the median of those parameters predicts
+    Every eligible candidate with at most one parameter is fitted on each other layer; the median of those parameters predicts
     this layer. A candidate's score is the mean, over the other layers, of the error that it makes when that
     layer is the one left out: a candidate that is far off for one layer in five must not win by the other four.
 
@@ -258,7 +261,7 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
     """
     scores: dict[str, float] = {}
     parameters: dict[str, float] = {}
-    wanted = {design.name: design for design in _layer_designs(layer, statistic)}
+    wanted = {design.name: design for design in _eligible(layer, statistic)}
     for name, design in wanted.items():
         fits = [
             (other, twin, _one_parameter(twin, other, statistic))
@@ -279,16 +282,25 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
     return Prediction(method=best, values=values, error=scores[best], scores=scores)
 
 
-def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
-    """List the candidates whose single parameter other layers can give.
+def _eligible(layer: Channels, statistic: Statistic) -> list[Design]:
+    """List the candidates for a layer that lost a statistic.
 
-    The statistic that survived tells how large this layer's input is. With it a parameter has no unit, and
-    means the same in layers of different scale; without it, a layer has to be taken for as loud as the others.
-    A lost variance is therefore predicted from the layer's own means alone wherever it still has some.
+    A lost variance is predicted from the layer's own means alone wherever it still has some: all other
+    candidates take the layer for as loud as the others, which the one that sees the raw input seldom is.
+    """
+    found = _layer_designs(layer, statistic)
+    return [design for design in found if design.name in _OWN_SCALE] or found
+
+
+def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
+    """List every candidate with at most one parameter.
+
+    The statistic that survived tells how large a layer's input is. With it a parameter has no unit, and means
+    the same in layers of different scale.
     """
     found = [design for design in designs(channels, statistic) if design.columns.shape[1] <= 1]
     if statistic is Statistic.VAR:
-        return _from_level_of_means(channels, found) or found
+        return found + _from_level_of_means(channels)
     if channels.weight_sum is not None and channels.weight_square is not None:
         power = _mean_square(np.sqrt(np.where(channels.var_ok, channels.var, 0.0)), channels.var_ok)
         if power is not None and (square := channels.weight_square.mean()) > 0:
@@ -298,8 +310,8 @@ def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
     return found
 
 
-def _from_level_of_means(channels: Channels, found: Sequence[Design]) -> list[Design]:
-    """List the candidates that take a variance's scale from the layer's means; none without means."""
+def _from_level_of_means(channels: Channels) -> list[Design]:
+    """List the candidates that take a variance's scale from all the layer's means; none without means."""
     level = _mean_square(channels.mean, channels.mean_ok)
     if level is None:
         return []
@@ -309,7 +321,7 @@ def _from_level_of_means(channels: Channels, found: Sequence[Design]) -> list[De
     if channels.weight_square is not None and (square := channels.weight_square.mean()) > 0:
         each = offset + np.log(np.maximum(channels.weight_square / square, _TINY))
         levels.append(Design(name="fan-in, level of the means", columns=ones, offset=each, robust=True))
-    return levels + [design for design in found if design.name == "ratio to mean"]
+    return levels
 
 
 def _mean_square(values: Vector, ok: Mask) -> float | None:

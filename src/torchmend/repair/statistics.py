@@ -79,7 +79,7 @@ class StatisticsPlanner:
             np.full(ref.numel, value),
             rung=Rung.IDENTITY,
             error=self._identity_error(layer, statistic),
-            reason="nothing of this statistic is left anywhere; recalibrate the model on data before you trust it",
+            reason="it cannot be predicted from what is left; recalibrate the model on data before you trust it",
         )
 
     def _intact(self, layer: NormLayer, statistic: Statistic) -> list[Channels]:

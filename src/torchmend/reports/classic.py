@@ -46,8 +46,8 @@ def _corrupted(finding: Finding, main: str) -> Iterator[str]:
     yield f"  Shape: {list(ref.shape)}"
     yield f"  NaN count: {measure.nan} / {measure.numel}"
     yield f"  Inf count: {measure.inf} / {measure.numel}"
-    if measure.nonfinite == 0 and measure.negative:
-        yield f"  Negative count: {measure.negative} / {measure.numel}"
+    if ref.role.is_nonnegative and (negative := (measure.negative or 0) - measure.neg_inf):
+        yield f"  Negative count: {negative} / {measure.numel}"
 
 
 def _summary(diagnosis: Diagnosis) -> Iterator[str]:
@@ -65,4 +65,5 @@ def _summary(diagnosis: Diagnosis) -> Iterator[str]:
         yield "Fixable:"
         for finding in fixable:
             if finding.ref and finding.measure:
-                yield f"  - {finding.ref.name} ({counts(finding.measure)})"
+                name = finding.ref.name if finding.ref.container == diagnosis.main else finding.ref.path
+                yield f"  - {name} ({counts(finding.measure, nonnegative=finding.ref.role.is_nonnegative)})"

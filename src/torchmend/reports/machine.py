@@ -1,6 +1,7 @@
 """Diagnoses and repairs as plain data for JSON. The schema is `diagnosis.schema.json` beside this file."""
 
 import math
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -24,8 +25,8 @@ def envelope(results: list[Json]) -> Json:
     }
 
 
-def diagnosis_data(diagnosis: Diagnosis) -> Json:
-    """Turn a diagnosis into plain data."""
+def diagnosis_data(diagnosis: Diagnosis, shown: Sequence[Finding] | None = None) -> Json:
+    """Turn a diagnosis into plain data; `shown` are the findings to list, all when None."""
     summary = summarise(diagnosis)
     return {
         "source": diagnosis.source,
@@ -41,7 +42,7 @@ def diagnosis_data(diagnosis: Diagnosis) -> Json:
             "weights": summary.weights,
             "optimizer": summary.optimizer,
         },
-        "findings": [_finding(finding) for finding in diagnosis.findings],
+        "findings": [_finding(each) for each in (diagnosis.findings if shown is None else shown)],
         "skipped": [{**_ref(each.ref), "reason": each.reason} for each in diagnosis.skipped],
     }
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from torchmend.facts.plans import Edit, RepairPlan
+from torchmend.facts.plans import Edit, RepairPlan, Rung
 from torchmend.reports.wording import Paint, counted, place, plain
 
 MOST_EDITS = 20
+_FROM = {Rung.AVERAGED_COPY: "from an averaged copy", Rung.DONOR: "from a donor"}
 
 
 def plan_text(plan: RepairPlan, paint: Paint = plain) -> str:
@@ -25,7 +26,8 @@ def plan_text(plan: RepairPlan, paint: Paint = plain) -> str:
 
 def _edit(edit: Edit, paint: Paint) -> Iterator[str]:
     yield f"  {paint(place(edit.ref), 'bold')}"
-    yield f"    {counted(edit.count, 'element')} of {edit.ref.numel:,}: {paint(edit.rung.value, 'cyan')}"
+    source = _FROM.get(edit.rung, edit.rung.value)
+    yield f"    {counted(edit.count, 'element')} of {edit.ref.numel:,}: {paint(source, 'cyan')}"
     yield f"    {edit.reason}"
     if edit.error is not None:
         yield f"    estimated error of the layer's normalised output: {edit.error:.2g} standard deviations"

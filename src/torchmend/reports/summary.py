@@ -65,6 +65,8 @@ def _verdict(diagnosis: Diagnosis) -> Verdict:
 
 def is_fixable(finding: Finding) -> bool:
     """Return whether a finding's tensor can be repaired from the file alone."""
-    return finding.ref is not None and (
-        finding.ref.role.is_statistic or finding.ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT)
+    return (
+        finding.ref is not None
+        and not finding.code.means_unchecked
+        and (finding.ref.role.is_statistic or finding.ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT))
     )

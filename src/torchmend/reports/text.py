@@ -2,7 +2,7 @@
 
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from torchmend.facts.codes import Severity
@@ -19,13 +19,22 @@ _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cy
 _VERDICT_STYLES = {Verdict.HEALTHY: "green", Verdict.FIXABLE: "yellow"}
 
 
-def diagnosis_text(diagnosis: Diagnosis, paint: Paint = plain) -> str:
-    """Render a diagnosis, without a final newline."""
+def diagnosis_text(diagnosis: Diagnosis, paint: Paint = plain, shown: Sequence[Finding] | None = None) -> str:
+    """Render a diagnosis, without a final newline.
+
+    Args:
+        diagnosis: All of it; figures and verdict are of the whole.
+        paint: Colours words.
+        shown: The findings to list; all when None.
+    """
+    listed = diagnosis.findings if shown is None else shown
     summary = summarise(diagnosis)
     lines = [headline(diagnosis, paint)]
-    for _, group in groupby(diagnosis.findings, key=lambda f: (f.code, f.severity)):
+    for _, group in groupby(listed, key=lambda f: (f.code, f.severity)):
         lines += ["", *_findings(list(group), paint)]
     lines += ["", *_closing(diagnosis, summary, paint)]
+    if hidden := len(diagnosis.findings) - len(listed):
+        lines.append(f"  Not shown  {counted(hidden, 'finding')}, left out by --select or --ignore")
     return "\n".join(lines)
 
 
@@ -60,7 +69,7 @@ def _details(finding: Finding) -> str:
     what = ("averaged copy of a " if finding.ref.averaged else "") + finding.ref.role.value
     text = f"{what}   {shape(finding.ref)}"
     if finding.measure is not None:
-        text += f"   {counts(finding.measure)}{channels(finding.measure)}"
+        text += f"   {counts(finding.measure, nonnegative=finding.ref.role.is_nonnegative)}{channels(finding.measure)}"
     if finding.ref.role.is_optimizer and finding.ref.param:
         text += f"   of {finding.ref.param}"
     return text
@@ -76,7 +85,7 @@ def _closing(diagnosis: Diagnosis, summary: Summary, paint: Paint) -> Iterator[s
             counted(number, f"entry in {name or 'the root'}", f"entries in {name or 'the root'}")
             for name, number in sorted(summary.entries.items(), key=lambda item: item[0] != diagnosis.main)
         ]
-        more = f" and {len(parts) - 3} more containers" if len(parts) > 3 else ""
+        more = f" and {counted(len(parts) - 3, 'more container')}" if len(parts) > 3 else ""
         yield f"  Seen       {', '.join(parts[:3])}{more}; {size(diagnosis.scanned)} of numbers looked at"
         yield f"  Corrupted  {_corrupted(summary)}"
     if diagnosis.skipped:
@@ -104,7 +113,7 @@ def _verdict(verdict: Verdict, diagnosis: Diagnosis) -> str:
         case Verdict.FIXABLE:
             return "damaged, and repairable from this file alone"
         case Verdict.NEEDS_DONOR:
-            return "damaged; weights cannot be invented, so a healthy checkpoint of the same model is needed"
+            return "damaged, and some of it only a healthy checkpoint of the same model can repair"
         case Verdict.UNCHECKED:
             return "not checked" if not diagnosis.refs else "not fully checked"
 

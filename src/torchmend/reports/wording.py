@@ -20,7 +20,7 @@ def size(nbytes: int) -> str:
     """Write a number of bytes with a unit of 1000 (`21.3 MB`)."""
     value = float(nbytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
+        if round(value, 1) < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
@@ -41,11 +41,11 @@ def shape(ref: TensorRef) -> str:
     return f"{ref.dtype} {list(ref.shape)}"
 
 
-def counts(measure: Measure) -> str:
-    """Write how many elements are damaged, out of how many, and the finite range."""
+def counts(measure: Measure, *, nonnegative: bool = False) -> str:
+    """Write how many elements are damaged, out of how many; with `nonnegative` also how many are below zero."""
     text = f"NaN {measure.nan:,} / {measure.numel:,}   Inf {measure.inf:,} / {measure.numel:,}"
     finite_negative = (measure.negative or 0) - measure.neg_inf
-    if measure.nonfinite == 0 and finite_negative > 0:
+    if nonnegative and finite_negative > 0:
         text += f"   negative {finite_negative:,} / {measure.numel:,}   smallest {measure.minimum:.4g}"
     return text
 

@@ -38,7 +38,7 @@ def _finding(code: Code, ref: TensorRef, measure: Measure, severity: Severity) -
 
 def _nonfinite(ref: TensorRef, measure: Measure) -> Finding | None:
     code = _NONFINITE_CODES.get(ref.role)
-    if code is None or measure.nonfinite == 0 or (ref.role is Role.WEIGHT and _is_mask(measure)):
+    if code is None or measure.nonfinite == 0 or _is_mask(ref, measure):
         return None
     severity = Severity.NOTE if ref.role is Role.METADATA else Severity.ERROR
     return _finding(code, ref, measure, severity)
@@ -57,8 +57,10 @@ _NONFINITE_CODES = {
 }
 
 
-def _is_mask(measure: Measure) -> bool:
-    """Return whether the elements are 0 and -Inf only: an additive attention mask, whatever its name."""
+def _is_mask(ref: TensorRef, measure: Measure) -> bool:
+    """Return whether the elements are 0 and -Inf only: an additive attention mask under some name of its own."""
+    if ref.role is not Role.WEIGHT or ref.leaf == "weight":
+        return False
     return bool(measure.zeros) and measure.zeros == measure.numel - measure.neg_inf
 
 

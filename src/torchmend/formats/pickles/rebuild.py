@@ -148,13 +148,13 @@ def _numpy_number(raw: bytes, dtype: DType, little_endian: bool) -> int | float 
 def _sizes(value: Any) -> tuple[int, ...]:
     if isinstance(value, Call) and value.named("torch.Size"):
         value = value.args[0] if value.args else ()
-    if not isinstance(value, tuple | list) or not all(isinstance(n, int) and n >= 0 for n in value):
+    if not isinstance(value, tuple | list) or not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in value):
         raise MalformedError("sizes that are not whole numbers from 0")
     return tuple(int(n) for n in value)
 
 
 def _whole(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise MalformedError("not a whole number from 0")
     return value
 
@@ -219,14 +219,16 @@ def _from_inner(call: Call) -> list[TensorSpec]:
 def _part(value: Any, suffix: str) -> list[TensorSpec]:
     """Describe a part of a composed tensor, which must be a plain tensor itself."""
     if not isinstance(value, Call) or not value.named(*_PLAIN):
-        return []
+        raise MalformedError("a part that is no plain tensor")
     return [replace(spec, suffix=suffix) for spec in tensors_of(value) or ()]
 
 
 def _from_sparse(call: Call) -> list[TensorSpec]:
     layout, parts = call.args[:2]
-    name = layout.args[0] if isinstance(layout, Call) else str(getattr(layout, "name", layout))
-    names = ("indices", "values") if "coo" in str(name) else ("compressed_indices", "plain_indices", "values")
+    name = layout.args[0] if isinstance(layout, Call) else getattr(layout, "name", layout)
+    if not isinstance(name, str):
+        raise MalformedError("not a layout")
+    names = ("indices", "values") if "coo" in name else ("compressed_indices", "plain_indices", "values")
     return [spec for part, label in zip(parts, names, strict=False) for spec in _part(part, f".{label}")]
 
 
@@ -263,7 +265,9 @@ def _numpy_dtype(value: Any) -> tuple[DType, bool]:
     if not isinstance(value, Call) or not value.named("numpy.dtype"):
         raise MalformedError("not an element type")
     if value.args[0] not in _NUMPY_KINDS:
-        raise NotNumbersError("an array of something else than numbers")
+        if isinstance(value.args[0], str) and value.args[0][:1] in ("S", "U", "M", "m", "O"):
+            raise NotNumbersError("an array of something else than numbers")
+        raise MalformedError("an element type that is not known")
     order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
     return DTYPES[_NUMPY_KINDS[value.args[0]]], order != ">"
 
@@ -275,7 +279,9 @@ def _as_bytes(value: Any) -> bytes:
         text, encoding = value.args
         if encoding not in ("latin1", "latin-1"):
             raise MalformedError("an unknown encoding")
-        return str(text).encode("latin-1")
+        if not isinstance(text, str):
+            raise MalformedError("no text to encode")
+        return text.encode("latin-1")
     if isinstance(value, str):  # protocol 2 and below, written by Python 2
         return value.encode("latin-1")
     if not isinstance(value, bytes):

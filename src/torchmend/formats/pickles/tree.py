@@ -23,6 +23,9 @@ DEEPEST = 400
 LONGEST_TEXT = 200
 """Characters of metadata texts that are kept."""
 
+LONGEST_NUMBER = 256
+"""Bits of whole numbers that are kept; Python refuses to print very long ones."""
+
 Path = tuple[str | int, ...]
 
 
@@ -76,7 +79,8 @@ def read_tree(root: Any) -> Tree:
 
 def _is_leaf(tree: Tree, path: Path, value: Any) -> bool:
     if isinstance(value, bool | int | float):
-        tree.scalars.append(Scalar(path=path, value=value))
+        if isinstance(value, float) or value.bit_length() <= LONGEST_NUMBER:
+            tree.scalars.append(Scalar(path=path, value=value))
         return True
     if isinstance(value, str):
         if len(value) <= LONGEST_TEXT:
@@ -118,7 +122,7 @@ def _entries(tree: Tree, path: Path, mapping: dict[Any, Any]) -> Iterator[tuple[
 
 
 def _component(key: Any) -> str | int:
-    if isinstance(key, OpaqueKey):
+    if isinstance(key, OpaqueKey) or (isinstance(key, int) and key.bit_length() > LONGEST_NUMBER):
         return "(unnamed)"
     if isinstance(key, bytes):
         return key.decode("latin-1")
@@ -134,7 +138,7 @@ def _parameter_keys(groups: list[Any]) -> tuple[tuple[str, str | None], ...]:
         names = group.get("param_names")
         known = names if isinstance(names, list) and len(names) == len(params) else [None] * len(params)
         keys += [
-            (str(key), name if isinstance(name, str) else None)
+            (str(_component(key)), name if isinstance(name, str) else None)
             for key, name in zip(params, known, strict=True)
             if isinstance(key, str | int)
         ]
@@ -145,7 +149,7 @@ def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, A
     wrapped = wrapped_parts(call)
     if wrapped is not None:
         for attribute, part in wrapped.items():
-            yield (path if attribute == "_local_tensor" else (*path, str(attribute))), part
+            yield (path if attribute == "_local_tensor" else (*path, _component(attribute))), part
         return
     state = call.state
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # (__dict__, slots)
@@ -174,7 +178,9 @@ def _module_entries(path: Path, state: dict[Any, Any]) -> Iterator[tuple[Path, A
         entries = members.pairs or {} if isinstance(members, Call) else members
         if isinstance(entries, dict):
             yield from (((*path, _component(key)), value) for key, value in entries.items())
-    yield from (((*path, _component(key)), value) for key, value in state.items() if not str(key).startswith("_"))
+    yield from (
+        ((*path, _component(key)), value) for key, value in state.items() if not str(_component(key)).startswith("_")
+    )
 
 
 def split_paths(tree: Tree) -> list[tuple[str, str]]:
