@@ -114,7 +114,8 @@ def _layers() -> Iterator[tuple[int, int, tuple[int, int]]]:
 def _normalised(frames_bn: Array) -> Array:
     """Bring each frame to mean 0 and standard deviation 1 (divided by n - 1): shape [frames, 1024] to the same."""
     centred_bn = frames_bn - frames_bn.mean(axis=1, keepdims=True)
-    return centred_bn / np.maximum(centred_bn.std(axis=1, ddof=1, keepdims=True), 1e-10)
+    normalised_bn: Array = centred_bn / np.maximum(centred_bn.std(axis=1, ddof=1, keepdims=True), 1e-10)
+    return normalised_bn
 
 
 def _convolve(input_btc: Array, weight: Array, bias_o: Array, stride: int, padding: tuple[int, int]) -> Array:
@@ -130,4 +131,5 @@ def _convolve(input_btc: Array, weight: Array, bias_o: Array, stride: int, paddi
 def _batch_norm(state: State, name: str, input_bto: Array) -> Array:
     """Normalise by the running statistics and scale: shape [frames, time, out] to the same."""
     scale_o = state[f"{name}.weight"] / np.sqrt(state[f"{name}.running_var"] + _EPS)
-    return (input_bto - state[f"{name}.running_mean"]) * scale_o + state[f"{name}.bias"]
+    scaled_bto: Array = (input_bto - state[f"{name}.running_mean"]) * scale_o + state[f"{name}.bias"]
+    return scaled_bto

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -105,7 +106,7 @@ def _preactivated() -> nn.Sequential:
 def _perceptron() -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
     widths = [64, 128, 96, 96, 64, 64, 48, 48, 32]
-    for before, width in zip(widths, widths[1:], strict=False):
+    for before, width in pairwise(widths):
         layers += [nn.Linear(before, width), nn.GELU(), nn.BatchNorm1d(width)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
 
@@ -145,15 +146,16 @@ def _train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int = 20, b
             schedule.step()
 
 
+_DIGITS = "accuracy on 500 test images of digits"
 _TRAINABLE: dict[str, tuple[Callable[[], nn.Sequential], str]] = {
-    "resnet": (_resnet, "residual, 13 norms right after convolutions; accuracy on 500 test images of digits"),
+    "resnet": (_resnet, "residual, 13 norms right after convolutions; " + _DIGITS),
     "preactivated": (
         _preactivated,
-        "residual, 9 norms before ReLU and convolution, registered so that the guess of the feeding layer is "
-        "wrong; accuracy on 500 test images of digits",
+        "residual, 9 norms before ReLU and convolution, registered so that the guess of their feeding layers is wrong; "
+        + _DIGITS,
     ),
     "perceptron": (
         _perceptron,
-        "8 hidden layers, each linear, GELU, norm; accuracy on 500 test images of digits",
+        "8 hidden layers, each linear, GELU, norm; " + _DIGITS,
     ),
 }

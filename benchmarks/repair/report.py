@@ -10,6 +10,18 @@ import torch
 
 HEALTHY = "healthy"
 COMMAND = "python benchmarks/repair/run.py"
+HOW = (
+    "Each network is saved by `torch.save`, damaged as a file, repaired, loaded by `torch.load` and evaluated. "
+    "Cells: mean / worst metric over the draws (five seeds, or each layer in turn). *reset* is the classic "
+    "recipe, the whole damaged statistic to mean 0 or variance 1; *ladder* is what `torchmend fix` does by "
+    "itself; the columns between force one predictor on the damaged channels, and the family's median where "
+    "that predictor is not to be had (*ratio* needs the channel's other statistic)."
+)
+CAVEAT = (
+    "These networks also served to choose the predictors, so the figures are not those of unseen networks. "
+    "The layer that sees the raw input is the hard case: when both its statistics are lost, nothing in the "
+    "file tells how large that input is."
+)
 
 
 @dataclass(frozen=True)
@@ -46,14 +58,8 @@ def render(about: dict[str, str], results: list[Result]) -> str:
     parts = [
         "# How good repaired statistics are",
         f"Written by `{COMMAND}`. Machine: {facts}.",
-        "Each network is saved by `torch.save`, damaged as a file, repaired, loaded by `torch.load` and evaluated. "
-        "Cells: mean / worst metric over the draws (five seeds, or each layer in turn). *reset* is the classic "
-        "recipe, the whole damaged statistic to mean 0 or variance 1; *ladder* is what `torchmend fix` does by "
-        "itself; the columns between force one predictor on the damaged channels, and the family's median where "
-        "that predictor is not to be had (*ratio* needs the channel's other statistic).",
-        "These networks also served to choose the predictors, so the figures are not those of unseen networks. "
-        "The layer that sees the raw input is the hard case: when both its statistics are lost, nothing in the "
-        "file tells how large that input is.",
+        HOW,
+        CAVEAT,
         *(_section(name, text, [r for r in results if r.network == name]) for name, text in about.items()),
     ]
     return "\n\n".join(parts) + "\n"
@@ -80,4 +86,4 @@ def _section(name: str, about: str, results: list[Result]) -> str:
 
 
 def _cell(metrics: list[float]) -> str:
-    return f"{mean(metrics):.3f} / {min(metrics):.3f}" if metrics else "–"
+    return f"{mean(metrics):.3f} / {min(metrics):.3f}" if metrics else "-"

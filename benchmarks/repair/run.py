@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-
 from damage import State, damages
 from methods import METHODS, WHOLE
 from networks import Network, pretrained_crepe, trained

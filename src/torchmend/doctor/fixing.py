@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,11 +116,12 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
         output = _output(path, options)
         with _temporary_beside(output) as temporary:
             copy_file(path, temporary)
-            with temporary.open("r+b") as target:
+            with temporary.open("r+b") as target, ThreadPoolExecutor(1) as pool:
                 apply_plan(plan, source, target, donors)
                 target.flush()
-                os.fsync(target.fileno())
-            after = _checked(temporary, plan)
+                synced = pool.submit(os.fsync, target.fileno())  # the disk writes while we check
+                after = _checked(temporary, plan)
+                synced.result()
             source.contents.file.check_unchanged()
             _write_record(output, before, plan)
             backup = _keep_backup(path) if options.in_place else None

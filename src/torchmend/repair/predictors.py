@@ -87,9 +87,6 @@ def designs(channels: Channels, statistic: Statistic) -> list[Design]:
         if channels.var_ok[damaged].all():
             deviation = np.sqrt(np.where(channels.var_ok, channels.var, 0.0))
             found.append(Design(name="ratio to deviation", columns=deviation[:, None], offset=zeros))
-            if channels.weight_sum is not None:
-                columns = _columns(ones, channels.weight_sum, channels.feeding_bias, deviation)
-                found.append(Design(name="linear with deviation", columns=columns, offset=zeros))
         return found
     if channels.weight_square is not None:
         log_square = np.log(np.maximum(channels.weight_square, _TINY))
@@ -231,14 +228,14 @@ def _median_of_others(values: Vector) -> Vector:
     ranks[order] = np.arange(n)
     ordered = values[order]
 
-    def without(rank: Vector, at: int) -> Vector:
-        """Return the `at`-th smallest once each rank is taken out."""
+    def without(at: int) -> Vector:
+        """For each value, return the `at`-th smallest of the others."""
         return ordered[np.where(ranks <= at, at + 1, at)]
 
     others = n - 1
     if others % 2:
-        return without(ordered, others // 2)
-    return (without(ordered, others // 2 - 1) + without(ordered, others // 2)) / 2
+        return without(others // 2)
+    return (without(others // 2 - 1) + without(others // 2)) / 2
 
 
 # A statistic of which nothing survived
@@ -247,9 +244,9 @@ def _median_of_others(values: Vector) -> Vector:
 def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: Statistic) -> Prediction | None:
     """Predict a wholly lost statistic from what layers that kept theirs show.
 
-    Every eligible candidate with at most one parameter is fitted on each other layer; the median of those parameters predicts
-    this layer. A candidate's score is the mean, over the other layers, of the error that it makes when that
-    layer is the one left out: a candidate that is far off for one layer in five must not win by the other four.
+    Every eligible candidate with at most one parameter is fitted on each other layer; the median of those
+    parameters predicts this layer. A candidate's score is the median, over the other layers, of the error that
+    it makes when that layer is the one left out.
 
     Args:
         layer: The layer that lost the statistic.
@@ -257,7 +254,7 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
         statistic: Which.
 
     Returns:
-        None when no candidate predicts the other layers better than identity statistics would.
+        None when no candidate could be scored, or when identity statistics compete and fit the other layers best.
     """
     scores: dict[str, float] = {}
     parameters: dict[str, float] = {}
@@ -293,25 +290,18 @@ def _eligible(layer: Channels, statistic: Statistic) -> list[Design]:
 
 
 def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
-    """List every candidate with at most one parameter.
-
-    The statistic that survived tells how large a layer's input is. With it a parameter has no unit, and means
-    the same in layers of different scale.
-    """
+    """List every candidate with at most one parameter; for variances, those too that scale with the means."""
     found = [design for design in designs(channels, statistic) if design.columns.shape[1] <= 1]
     if statistic is Statistic.VAR:
-        return found + _from_level_of_means(channels)
-    if channels.weight_sum is not None and channels.weight_square is not None:
-        power = _mean_square(np.sqrt(np.where(channels.var_ok, channels.var, 0.0)), channels.var_ok)
-        if power is not None and (square := channels.weight_square.mean()) > 0:
-            column = channels.weight_sum * np.sqrt(power / square)
-            name = "fan-in, level of the variances"
-            found.append(Design(name=name, columns=column[:, None], offset=channels.feeding_bias))
+        found += _from_level_of_means(channels)
     return found
 
 
 def _from_level_of_means(channels: Channels) -> list[Design]:
-    """List the candidates that take a variance's scale from all the layer's means; none without means."""
+    """List the candidates that take a variance's scale from all the layer's means; none without means.
+
+    Their parameter is a ratio without a unit, and so means the same in layers of different scale.
+    """
     level = _mean_square(channels.mean, channels.mean_ok)
     if level is None:
         return []
@@ -361,7 +351,7 @@ def _cross_layer_score(fits: Sequence[tuple[Channels, Design, float]], statistic
         parameter = float(np.median(rest)) if rest else 0.0
         predicted = _back(_apply(design, parameter), statistic)
         errors.append(layer_error(predicted, channels, statistic))
-    return float(np.mean(errors))
+    return float(np.median(errors))
 
 
 def layer_error(predicted: Vector, channels: Channels, statistic: Statistic) -> float:
