@@ -244,7 +244,7 @@ def _median_of_others(values: Vector) -> Vector:
 def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: Statistic) -> Prediction | None:
     """Predict a wholly lost statistic from what layers that kept theirs show.
 
-    Every eligible candidate with at most one parameter is fitted on each other layer; the median of those
+    Every candidate with at most one parameter is fitted on each other layer; the median of those
     parameters predicts this layer. A candidate's score is the median, over the other layers, of the error that
     it makes when that layer is the one left out.
 
@@ -254,11 +254,11 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
         statistic: Which.
 
     Returns:
-        None when no candidate could be scored, or when identity statistics compete and fit the other layers best.
+        None when no candidate could be scored, or when identity statistics win.
     """
     scores: dict[str, float] = {}
     parameters: dict[str, float] = {}
-    wanted = {design.name: design for design in _eligible(layer, statistic)}
+    wanted = {design.name: design for design in _layer_designs(layer, statistic)}
     for name, design in wanted.items():
         fits = [
             (other, twin, _one_parameter(twin, other, statistic))
@@ -272,21 +272,25 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
             scores[name] = _cross_layer_score(fits, statistic)
     if not scores:
         return None
-    best = min(scores, key=lambda name: scores[name])
+    best = _best_for_layer(scores)
     if best == "identity":
         return None
     values = _back(_apply(wanted[best], parameters[best]), statistic)
     return Prediction(method=best, values=values, error=scores[best], scores=scores)
 
 
-def _eligible(layer: Channels, statistic: Statistic) -> list[Design]:
-    """List the candidates for a layer that lost a statistic.
+def _best_for_layer(scores: dict[str, float]) -> str:
+    """Return the winner; a lost variance follows the layer's own means unless another candidate is far better.
 
-    A lost variance is predicted from the layer's own means alone wherever it still has some: all other
-    candidates take the layer for as loud as the others, which the one that sees the raw input seldom is.
+    All other candidates take the layer for as loud as the others, which the one that sees the raw input
+    seldom is, and how well they fit the others cannot tell.
     """
-    found = _layer_designs(layer, statistic)
-    return [design for design in found if design.name in _OWN_SCALE] or found
+    best = min(scores, key=lambda name: scores[name])
+    own = [name for name in scores if name in _OWN_SCALE]
+    if not own:
+        return best
+    best_own = min(own, key=lambda name: scores[name])
+    return best if scores[best] < scores[best_own] / 2 else best_own
 
 
 def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
