@@ -13,12 +13,12 @@ _CANNOT = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPER
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the bytes and the permissions of a file over an existing file.
+    """Copy the bytes and the permissions of a file into an existing, empty one.
 
     Raises:
         OSError: The disk is full, or either file cannot be used.
     """
-    with source.open("rb") as reader, target.open("wb") as writer:
+    with source.open("rb") as reader, target.open("r+b") as writer:
         if not (_clone(reader.fileno(), writer.fileno()) or _copy_range(reader.fileno(), writer.fileno())):
             reader.seek(0)
             writer.seek(0)
