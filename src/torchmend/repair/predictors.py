@@ -272,25 +272,28 @@ def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: 
             scores[name] = _cross_layer_score(fits, statistic)
     if not scores:
         return None
-    best = _best_for_layer(scores)
+    best = _best_for_layer(scores, lone_mean=statistic is Statistic.MEAN and bool(layer.var_ok.all()))
     if best == "identity":
         return None
     values = _back(_apply(wanted[best], parameters[best]), statistic)
     return Prediction(method=best, values=values, error=scores[best], scores=scores)
 
 
-def _best_for_layer(scores: dict[str, float]) -> str:
-    """Return the winner; a lost variance follows the layer's own means unless another candidate is far better.
+def _best_for_layer(scores: dict[str, float], *, lone_mean: bool) -> str:
+    """Return the winner; only a candidate that is far better displaces the cautious choice.
 
-    All other candidates take the layer for as loud as the others, which the one that sees the raw input
-    seldom is, and how well they fit the others cannot tell.
+    For a variance that is what follows the layer's own means: all other candidates take the layer for as loud
+    as the others, which the one that sees the raw input seldom is, and how well they fit the others cannot
+    tell. For a mean whose variance is known it is identity. Far better means half the error.
     """
     best = min(scores, key=lambda name: scores[name])
-    own = [name for name in scores if name in _OWN_SCALE]
-    if not own:
+    cautious = [name for name in scores if name in _OWN_SCALE]
+    if lone_mean and "identity" in scores:
+        cautious = ["identity"]
+    if not cautious:
         return best
-    best_own = min(own, key=lambda name: scores[name])
-    return best if scores[best] < scores[best_own] / 2 else best_own
+    safe = min(cautious, key=lambda name: scores[name])
+    return best if scores[best] < scores[safe] / 2 else safe
 
 
 def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
