@@ -234,7 +234,7 @@ def test_a_refusal_names_the_healthy_siblings_newest_first_and_never_a_repaired_
 
 def test_a_refusal_ends_with_the_command_that_would_help(weights):
     checkpoints.save(fresh(), weights / "other.pth")
-    assert f"torchmend fix weights.pth --donor other.pth" in torchmend("fix", "weights.pth").stdout
+    assert "torchmend fix weights.pth --donor other.pth" in torchmend("fix", "weights.pth").stdout
 
 
 def test_the_command_that_would_help_can_be_pasted_into_a_shell(weights):
