@@ -28,7 +28,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes half an hour
+bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes a quarter of an hour
 	$(BIN)/python benchmarks/scan/run.py
 	$(BIN)/python benchmarks/repair/run.py
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torchmend.measure.bits import Raw
 
 CHUNK_BYTES = 1 << 19
-"""Bytes of one piece: fits half a megabyte-sized second-level cache, since each is read twice."""
+"""Bytes of one piece: half of a second-level cache of 1 MiB, since every piece is read twice."""
 
 
 def distinct(raw: Raw, *, pairs: bool = False) -> tuple[Raw, int]:
