@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchmend.repair import predictors
+from torchmend.repair.across_layers import predict_from_layers
 from torchmend.repair.channels import Channels, Statistic
-from torchmend.repair.predictors import compete, designs, predict_from_layers
+from torchmend.repair.predictors import compete, designs
 
 
 def layer(seed: int, n: int = 24, *, lost: float = 0.3, both: bool = False) -> Channels:
@@ -32,7 +33,7 @@ def layer(seed: int, n: int = 24, *, lost: float = 0.3, both: bool = False) -> C
 def test_leave_one_out_in_closed_form_equals_refitting(statistic, seed):
     channels = layer(seed, lost=0.0)
     known = np.ones(24, bool)
-    target, unit = predictors._space(channels, statistic)
+    target, unit = predictors.fitting_space(channels, statistic)
     for design in designs(channels, statistic):
         quick = predictors._leave_one_out(design, target, unit, known)
         for i in range(24):

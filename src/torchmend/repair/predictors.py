@@ -13,7 +13,6 @@ need no refitting for leave-one-out: the residual of channel i is r_i / (1 - h_i
 (Allen's PRESS statistic; D. M. Allen, Technometrics 16, 1974).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +23,8 @@ from torchmend.repair.channels import Channels, Mask, Statistic
 FEWEST_SURVIVORS = 3
 """With fewer known channels a competition would crown chance; the plain centre of the family is used."""
 
-_TINY = np.finfo(np.float32).tiny
-
-_OWN_SCALE = ("level of the means", "fan-in, level of the means", "ratio to mean")
-"""Candidates for a wholly lost variance that take its scale from the same layer's means."""
+TINY = np.finfo(np.float32).tiny
+"""Stands in for a variance or a square of zero where a logarithm is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,12 +86,12 @@ def designs(channels: Channels, statistic: Statistic) -> list[Design]:
             found.append(Design(name="ratio to deviation", columns=deviation[:, None], offset=zeros))
         return found
     if channels.weight_square is not None:
-        log_square = np.log(np.maximum(channels.weight_square, _TINY))
+        log_square = np.log(np.maximum(channels.weight_square, TINY))
         found.append(Design(name="fan-in", columns=ones[:, None], offset=log_square, robust=True))
         found.append(Design(name="linear", columns=_columns(ones, log_square), offset=zeros))
     known_mean = channels.mean_ok & (channels.mean != 0)
     if known_mean[damaged].all():
-        log_mean = np.log(np.maximum(np.square(np.where(channels.mean_ok, channels.mean, 0.0)), _TINY))
+        log_mean = np.log(np.maximum(np.square(np.where(channels.mean_ok, channels.mean, 0.0)), TINY))
         found.append(Design(name="ratio to mean", columns=ones[:, None], offset=log_mean, robust=True))
         found.append(Design(name="linear in mean", columns=_columns(ones, log_mean), offset=zeros))
     return found
@@ -118,11 +115,11 @@ def compete(channels: Channels, statistic: Statistic) -> Prediction:
     """
     known = usable(channels, statistic)
     candidates = designs(channels, statistic)
-    target, unit = _space(channels, statistic)
+    target, unit = fitting_space(channels, statistic)
     if known.sum() < FEWEST_SURVIVORS:
         return Prediction(
             method="family median",
-            values=_back(_evaluate(candidates[0], target, unit, known), statistic),
+            values=from_fitting_space(_evaluate(candidates[0], target, unit, known), statistic),
             error=None,
             scores={},
         )
@@ -130,21 +127,21 @@ def compete(channels: Channels, statistic: Statistic) -> Prediction:
     best: Design = candidates[0]
     for candidate in candidates:
         left_out = _leave_one_out(candidate, target, unit, known)
-        errors = output_error(_back(left_out, statistic), channels, statistic, known)
+        errors = output_error(from_fitting_space(left_out, statistic), channels, statistic, known)
         score = float(np.sqrt(np.mean(np.square(errors))))
         if not np.isfinite(score):
             continue
         scores[candidate.name] = score
         if score < scores.get(best.name, np.inf):
             best = candidate
-    values = _back(_evaluate(best, target, unit, known), statistic)
+    values = from_fitting_space(_evaluate(best, target, unit, known), statistic)
     return Prediction(method=best.name, values=values, error=scores.get(best.name), scores=scores)
 
 
 def predict_by(design: Design, channels: Channels, statistic: Statistic) -> Vector:
     """Predict every channel by one design, fitted on the channels that survived."""
-    target, unit = _space(channels, statistic)
-    return _back(_evaluate(design, target, unit, usable(channels, statistic)), statistic)
+    target, unit = fitting_space(channels, statistic)
+    return from_fitting_space(_evaluate(design, target, unit, usable(channels, statistic)), statistic)
 
 
 def usable(channels: Channels, statistic: Statistic) -> Mask:
@@ -161,7 +158,7 @@ def output_error(predicted: Vector, channels: Channels, statistic: Statistic, wh
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if statistic is Statistic.MEAN:
             return np.asarray(np.abs(predicted - channels.mean)[where] / _deviation(channels)[where])
-        true = np.maximum(channels.var[where], _TINY)
+        true = np.maximum(channels.var[where], TINY)
         return np.asarray(np.abs(np.sqrt(true / predicted[where]) - 1.0))
 
 
@@ -173,15 +170,16 @@ def _deviation(channels: Channels) -> Vector:
     return np.sqrt(np.where(good, channels.var, np.median(channels.var[good])))
 
 
-def _space(channels: Channels, statistic: Statistic) -> tuple[Vector, Vector]:
+def fitting_space(channels: Channels, statistic: Statistic) -> tuple[Vector, Vector]:
     """Return the fitting target and the unit that each channel's residual is measured in."""
     if statistic is Statistic.MEAN:
         return channels.mean, _deviation(channels)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(np.maximum(channels.var, _TINY)), np.ones(len(channels.var))
+        return np.log(np.maximum(channels.var, TINY)), np.ones(len(channels.var))
 
 
-def _back(prediction: Vector, statistic: Statistic) -> Vector:
+def from_fitting_space(prediction: Vector, statistic: Statistic) -> Vector:
+    """Turn predictions in the fitting space into values of the statistic, finite and for variances positive."""
     if statistic is Statistic.MEAN:
         return prediction
     return np.exp(np.clip(prediction, -80.0, 80.0))
@@ -236,142 +234,3 @@ def _median_of_others(values: Vector) -> Vector:
     if others % 2:
         return without(others // 2)
     return (without(others // 2 - 1) + without(others // 2)) / 2
-
-
-# A statistic of which nothing survived
-
-
-def predict_from_layers(layer: Channels, others: Sequence[Channels], statistic: Statistic) -> Prediction | None:
-    """Predict a wholly lost statistic from what layers that kept theirs show.
-
-    Every candidate with at most one parameter is fitted on each other layer; the median of those
-    parameters predicts this layer. A candidate's score is the median, over the other layers, of the error that
-    it makes when that layer is the one left out.
-
-    Args:
-        layer: The layer that lost the statistic.
-        others: Layers of which the statistic is intact.
-        statistic: Which.
-
-    Returns:
-        None when no candidate could be scored, or when identity statistics win.
-    """
-    scores: dict[str, float] = {}
-    parameters: dict[str, float] = {}
-    wanted = {design.name: design for design in _layer_designs(layer, statistic)}
-    for name, design in wanted.items():
-        fits = [
-            (other, twin, _one_parameter(twin, other, statistic))
-            for other in others
-            if (twin := _same_design(other, statistic, name)) is not None
-        ]
-        if not fits:
-            continue
-        parameters[name] = float(np.median([fit for _, _, fit in fits]))
-        if design.columns.shape[1] == 0 or len(fits) > 1:
-            scores[name] = _cross_layer_score(fits, statistic)
-    if not scores:
-        return None
-    best = _best_for_layer(scores, lone_mean=statistic is Statistic.MEAN and bool(layer.var_ok.all()))
-    if best == "identity":
-        return None
-    values = _back(_apply(wanted[best], parameters[best]), statistic)
-    return Prediction(method=best, values=values, error=scores[best], scores=scores)
-
-
-def _best_for_layer(scores: dict[str, float], *, lone_mean: bool) -> str:
-    """Return the winner; only a candidate that is far better displaces the cautious choice.
-
-    For a variance that is what follows the layer's own means: all other candidates take the layer for as loud
-    as the others, which the one that sees the raw input seldom is, and how well they fit the others cannot
-    tell. For a mean whose variance is known it is identity. Far better means half the error.
-    """
-    best = min(scores, key=lambda name: scores[name])
-    cautious = [name for name in scores if name in _OWN_SCALE]
-    if lone_mean and "identity" in scores:
-        cautious = ["identity"]
-    if not cautious:
-        return best
-    safe = min(cautious, key=lambda name: scores[name])
-    return best if scores[best] < scores[safe] / 2 else safe
-
-
-def _layer_designs(channels: Channels, statistic: Statistic) -> list[Design]:
-    """List every candidate with at most one parameter; for variances, those too that scale with the means."""
-    found = [design for design in designs(channels, statistic) if design.columns.shape[1] <= 1]
-    if statistic is Statistic.VAR:
-        found += _from_level_of_means(channels)
-    return found
-
-
-def _from_level_of_means(channels: Channels) -> list[Design]:
-    """List the candidates that take a variance's scale from all the layer's means; none without means.
-
-    Their parameter is a ratio without a unit, and so means the same in layers of different scale.
-    """
-    level = _mean_square(channels.mean, channels.mean_ok)
-    if level is None:
-        return []
-    ones = np.ones((len(channels.mean), 1))
-    offset = np.log(level) * ones[:, 0]
-    levels = [Design(name="level of the means", columns=ones, offset=offset, robust=True)]
-    if channels.weight_square is not None and (square := channels.weight_square.mean()) > 0:
-        each = offset + np.log(np.maximum(channels.weight_square / square, _TINY))
-        levels.append(Design(name="fan-in, level of the means", columns=ones, offset=each, robust=True))
-    return levels
-
-
-def _mean_square(values: Vector, ok: Mask) -> float | None:
-    """Return the mean square of the elements that are known; None when nothing above zero is."""
-    square = float(np.mean(np.square(values[ok]))) if ok.any() else 0.0
-    return square if square > _TINY else None
-
-
-def _same_design(other: Channels, statistic: Statistic, name: str) -> Design | None:
-    return next((d for d in _layer_designs(other, statistic) if d.name == name), None)
-
-
-def _one_parameter(design: Design, channels: Channels, statistic: Statistic) -> float:
-    known = usable(channels, statistic)
-    target, unit = _space(channels, statistic)
-    if design.columns.shape[1] == 0:
-        return 0.0
-    residual = (target - design.offset)[known]
-    if design.robust:
-        return float(np.median(residual))
-    weights = 1.0 / unit[known]
-    column, residual = design.columns[known, 0] * weights, residual * weights
-    power = float(column @ column)
-    return float(column @ residual) / power if power else 0.0
-
-
-def _apply(design: Design, parameter: float) -> Vector:
-    if design.columns.shape[1] == 0:
-        return design.offset
-    return np.asarray(design.offset + design.columns[:, 0] * parameter)
-
-
-def _cross_layer_score(fits: Sequence[tuple[Channels, Design, float]], statistic: Statistic) -> float:
-    errors = []
-    for left_out, (channels, design, _) in enumerate(fits):
-        rest = [fit for at, (_, _, fit) in enumerate(fits) if at != left_out]
-        parameter = float(np.median(rest)) if rest else 0.0
-        predicted = _back(_apply(design, parameter), statistic)
-        errors.append(layer_error(predicted, channels, statistic))
-    return float(np.median(errors))
-
-
-def layer_error(predicted: Vector, channels: Channels, statistic: Statistic) -> float:
-    """Return the root mean square of the output's error when a statistic is predicted for a whole layer.
-
-    A single channel whose variance is predicted far too large falls silent, and is off by one standard
-    deviation at most. A whole layer that falls silent takes its signal with it, so here a variance too large
-    by some factor counts as much as one too small by it.
-    """
-    known = usable(channels, statistic)
-    if statistic is Statistic.MEAN:
-        errors = output_error(predicted, channels, statistic, known)
-    else:
-        true = np.maximum(channels.var[known], _TINY)
-        errors = np.expm1(np.abs(np.log(true / predicted[known])) / 2)
-    return float(np.sqrt(np.mean(np.square(errors))))

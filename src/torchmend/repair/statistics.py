@@ -8,8 +8,9 @@ import numpy as np
 from torchmend.facts.plans import Edit, Rung, Values
 from torchmend.facts.sources import TensorSource, Vector
 from torchmend.facts.tensors import NormLayer, TensorRef
+from torchmend.repair.across_layers import predict_from_layers
 from torchmend.repair.channels import Channels, Mask, Statistic, read_channels
-from torchmend.repair.predictors import Prediction, compete, output_error, predict_from_layers, usable
+from torchmend.repair.predictors import Prediction, compete, output_error, usable
 from torchmend.rules.roles import plain_name
 
 DonorVectors = Callable[[TensorRef], tuple[str, TensorSource, TensorRef] | None]
