@@ -249,3 +249,13 @@ def test_a_numpy_array_inside_the_pickle_is_refused(tmp_path):
     torch.save({"weight": np.array([1.0, NAN])}, path)
     result = fix_file(path)
     assert "inside the pickle" in result.plan.refused[0].reason
+
+
+def test_a_first_moment_that_cannot_be_written_does_not_stop_its_second(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "run.pth"
+    moments = {"exp_avg": np.ones(3, dtype=np.float32), "exp_avg_sq": torch.tensor([1.0, INF, 2.0])}
+    torch.save({"opt": {"state": {0: moments}, "param_groups": [{"params": [0]}]}}, path)
+    output = fix_file(path).output
+    assert torch.load(output, weights_only=False)["opt"]["state"][0]["exp_avg_sq"].tolist() == [1.0, 0.0, 2.0]

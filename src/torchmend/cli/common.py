@@ -5,15 +5,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
-from pathlib import Path
 
 import typer
 
-from torchmend.doctor.diagnosing import ScanProgress, checkpoint_files
+from torchmend.doctor.file_source import ScanProgress
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Finding
-from torchmend.formats.registry import SUFFIXES
 from torchmend.reports.wording import Paint, plain
 
 BAR_FROM_BYTES = 64 << 20
@@ -59,8 +57,7 @@ def painter() -> Paint:
     """Return a function that colours text, or one that does not where nobody would see it."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return plain
-    styles = {"bold": {"bold": True}, "dim": {"dim": True}}
-    return lambda text, style: typer.style(text, **styles.get(style, {"fg": style, "bold": True}))
+    return lambda text, style: typer.style(text, fg=None if style == "bold" else style, bold=True)
 
 
 @contextmanager
@@ -90,19 +87,3 @@ def code_prefixes(prefixes: Iterable[str] | None) -> tuple[str, ...]:
             legal = ", ".join(code.value for code in Code)
             raise UserError(f"No code starts with {prefix!r}. The codes are {legal}.")
     return capitals
-
-
-def expand(paths: Iterable[Path]) -> Iterator[Path]:
-    """Replace folders by the checkpoint files below them.
-
-    Raises:
-        UserError: A folder holds none.
-    """
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = list(checkpoint_files(path))
-        if not found:
-            raise UserError(f"No checkpoint files in {path}. Looked for names that end in {', '.join(SUFFIXES)}.")
-        yield from found

@@ -12,11 +12,10 @@ from torchmend.cli.common import (
     Format,
     code_prefixes,
     complain,
-    expand,
     painter,
     progress_bar,
 )
-from torchmend.doctor.diagnosing import diagnose_file
+from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file
 from torchmend.facts.errors import SourceChangedError, UserError
 from torchmend.facts.findings import Diagnosis, Finding
 from torchmend.reports.machine import diagnosis_data, envelope
@@ -47,7 +46,7 @@ def diagnose(
     incomplete = False
     for path in paths:
         try:
-            for file in expand([path]):
+            for file in checkpoint_files(path) if path.is_dir() else [path]:
                 with progress_bar(file.name) as bar:
                     found = diagnose_file(file, bar)
                 shown = found.selected(selected, ignored)

@@ -1,18 +1,14 @@
 """A checkpoint file in, a diagnosis out."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torchmend.doctor.file_source import FileSource
+from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.facts.codes import Code, Severity
-from torchmend.facts.errors import FileError
+from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.findings import Diagnosis, Finding, Skipped
 from torchmend.formats.registry import SUFFIXES
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
-
-ScanProgress = Callable[[int, int], None]
-"""Called with (bytes looked at since the last call, bytes to look at in all)."""
 
 
 def diagnose_file(path: str | Path, progress: ScanProgress | None = None) -> Diagnosis:
@@ -31,9 +27,7 @@ def diagnose_file(path: str | Path, progress: ScanProgress | None = None) -> Dia
     path = Path(path)
     try:
         with FileSource(path) as source:
-            if progress is not None:
-                total = source.to_scan
-                source.progress = lambda done: progress(done, total)
+            source.report_to(progress)
             return diagnose_source(source)
     except FileError as error:
         finding = Finding(code=error.code, severity=Severity.ERROR, message=error.message, remedy=error.remedy)
@@ -47,7 +41,7 @@ def diagnose_source(source: FileSource) -> Diagnosis:
         source=str(source.path),
         format=source.contents.format,
         nbytes=source.contents.file.size,
-        scanned=source.scanned,
+        scanned=source.scannable,
         main=main_container(source.refs),
         refs=source.refs,
         measures=source.measures,
@@ -86,8 +80,17 @@ def _size(path: Path) -> int:
         return 0
 
 
-def checkpoint_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are named like checkpoints, sorted; links are not followed out of it."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in SUFFIXES and path.is_file() and not path.name.startswith("."):
-            yield path
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files below a folder that are named like checkpoints, sorted.
+
+    Raises:
+        UserError: There are none.
+    """
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise UserError(f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}.")
+    return found

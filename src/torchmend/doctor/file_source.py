@@ -1,6 +1,6 @@
 """A checkpoint file as a source of named, measured tensors."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -19,6 +19,9 @@ from torchmend.measure.chunks import flat_chunks
 from torchmend.measure.scan import Progress, Request, measure
 from torchmend.rules.judge import needs_counting
 from torchmend.rules.roles import assign_roles
+
+ScanProgress = Callable[[int, int], None]
+"""Called with (bytes looked at since the last call, bytes to look at in all)."""
 
 VECTOR_LIMIT = 1 << 20
 """The most elements that are fetched as one vector."""
@@ -74,15 +77,15 @@ class FileSource:
             nonnegative=first.role.is_nonnegative,
         )
 
-    @cached_property
-    def scanned(self) -> int:
-        """Bytes of distinct tensors that were measured."""
-        sizes = {ref.storage: ref.numel * ref.element.itemsize for ref in self.measures}
-        return sum(sizes.values())
+    def report_to(self, progress: ScanProgress | None) -> None:
+        """Have a scan tell how far it is."""
+        if progress is not None:
+            total = self.scannable
+            self.progress = lambda done: progress(done, total)
 
-    @property
-    def to_scan(self) -> int:
-        """Bytes that measuring will look at."""
+    @cached_property
+    def scannable(self) -> int:
+        """Bytes of distinct tensors that measuring looks at."""
         sizes = {
             ref.storage: ref.numel * ref.element.itemsize
             for ref in self.refs

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchmend.doctor.copying import copy_file
-from torchmend.doctor.diagnosing import ScanProgress, diagnose_file, diagnose_source
-from torchmend.doctor.file_source import FileSource
+from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
+from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.doctor.patching import apply_plan
 from torchmend.doctor.siblings import FIXED, healthy_siblings, record_of
 from torchmend.facts.codes import Severity
@@ -104,9 +104,7 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
             source = stack.enter_context(FileSource(path))
         except FileError:
             return FixResult(before=diagnose_file(path), plan=RepairPlan(source=str(path)))
-        if progress is not None:
-            total = source.to_scan
-            source.progress = lambda done: progress(done, total)
+        source.report_to(progress)
         before = diagnose_source(source)
         donors = {str(donor): stack.enter_context(_open_donor(donor, path)) for donor in options.donors}
         plan = _plan(before, source, donors, options.strategy)

@@ -44,8 +44,6 @@ def pick_newest_healthy(folder: Path) -> Pick:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder that holds the run's checkpoints.")
     files = newest_first(checkpoint_files(folder))
-    if not files:
-        raise UserError(f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}.")
     passed_over: list[tuple[Path, str]] = []
     for path in files:
         reason = _why_not(path)

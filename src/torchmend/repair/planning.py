@@ -75,7 +75,7 @@ def plan_repair(
     Returns:
         Edits, and a refusal with its reason for each damaged tensor that no rung can repair.
     """
-    planner = _Planner(diagnosis, source, donors)
+    planner = _Planner(diagnosis, source, donors, pinned)
     edits: dict[TensorRef, Edit] = {}
     refused: dict[TensorRef, Refusal] = {}
     statistics: list[TensorRef] = []
@@ -101,11 +101,16 @@ def plan_repair(
 class _Planner:
     """Plans everything that is not a running statistic."""
 
-    def __init__(self, diagnosis: Diagnosis, source: TensorSource, donors: Sequence[Donor]) -> None:
+    def __init__(
+        self, diagnosis: Diagnosis, source: TensorSource, donors: Sequence[Donor], pinned: frozenset[TensorRef]
+    ) -> None:
         self.main = diagnosis.main
-        self.source = source
         self.donors = donors
-        self.moments = {(ref.container, ref.prefix): ref for ref in source.refs if ref.role is Role.FIRST_MOMENT}
+        self.moments = {
+            (ref.container, ref.prefix): ref
+            for ref in source.refs
+            if ref.role is Role.FIRST_MOMENT and ref not in pinned
+        }
 
     def donor_vectors(self, ref: TensorRef) -> tuple[str, TensorSource, TensorRef] | None:
         """Return the first donor with a sound tensor for this one."""

@@ -6,7 +6,7 @@ from torchmend.facts.findings import Measure
 from torchmend.facts.tensors import TensorRef
 
 Paint = Callable[[str, str], str]
-"""Colours a text for a terminal: (text, style name) -> text. Style names: red, yellow, green, cyan, bold, dim."""
+"""Colours a text for a terminal: (text, style name) -> text. Style names: red, yellow, green, cyan, bold."""
 
 MOST_LISTED = 8
 
