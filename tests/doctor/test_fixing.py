@@ -90,7 +90,7 @@ def test_a_dry_run_plans_and_writes_nothing(broken):
 def test_weights_are_refused_without_a_donor(weightless):
     result = fix_file(weightless)
     assert not result.succeeded
-    assert [refusal.ref.name for refusal in result.plan.refused] == ["c.weight"]
+    assert [refusal.about.name for refusal in result.plan.refused] == ["c.weight"]
     assert listing(weightless) == {"run.pth"}
 
 

@@ -149,7 +149,7 @@ def test_every_kind_of_change_becomes_plain_data(change, data):
 
 
 def test_refusals_become_plain_data():
-    data = machine.plan_data(RepairPlan(source="x", refused=(Refusal(ref=REF, reason="no"),)))
+    data = machine.plan_data(RepairPlan(source="x", refused=(Refusal(about=REF, reason="no"),)))
     assert [(each["name"], each["reason"]) for each in data["refused"]] == [("a", "no")]
 
 

@@ -60,7 +60,7 @@ def test_an_exact_repair_does_not_say_approximate():
 
 
 def test_refusals_are_listed_with_their_reasons():
-    refused = (Refusal(ref=ref("conv.weight"), reason="a weight cannot be invented"),)
+    refused = (Refusal(about=ref("conv.weight"), reason="a weight cannot be invented"),)
     assert lines(refused=refused)[-2:] == ["  REFUSED", "    model / conv.weight: a weight cannot be invented"]
 
 
@@ -71,7 +71,7 @@ def test_edits_beyond_twenty_are_summed_up():
 
 
 def test_refusals_beyond_twenty_are_summed_up():
-    refused = tuple(Refusal(ref=ref(f"w{n}"), reason="no") for n in range(21))
+    refused = tuple(Refusal(about=ref(f"w{n}"), reason="no") for n in range(21))
     assert lines(refused=refused)[-1] == "    and 1 more; --format json lists all"
 
 
@@ -81,6 +81,6 @@ def test_an_empty_plan_is_its_heading():
 
 def test_paint_is_asked_to_colour_refusals_red():
     painted = {}
-    plan = RepairPlan(source="x", refused=(Refusal(ref=ref(), reason="no"),))
+    plan = RepairPlan(source="x", refused=(Refusal(about=ref(), reason="no"),))
     plan_text(plan, lambda text, style: painted.setdefault(text, style) and text)
     assert painted["REFUSED"] == "red"

@@ -83,7 +83,7 @@ def _data(result: FixResult) -> Json:
 
 def _print(result: FixResult, *, dry_run: bool) -> None:
     paint = painter()
-    if not result.plan.edits and not result.plan.refused:
+    if result.plan.is_empty and not result.plan.refused:
         typer.echo(diagnosis_text(result.before, paint))
         if result.before.checked:
             typer.echo("\nNothing to repair; no file was written.")

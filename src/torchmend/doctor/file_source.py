@@ -11,7 +11,7 @@ from torchmend.facts.dtypes import Kind
 from torchmend.facts.errors import RepairError
 from torchmend.facts.findings import Measure
 from torchmend.facts.sources import Vector
-from torchmend.facts.tensors import Role, TensorRef
+from torchmend.facts.tensors import Role, Scalar, TensorRef
 from torchmend.formats.contents import Contents, StoredTensor
 from torchmend.formats.registry import read_contents
 from torchmend.measure.bits import Raw, decode_any
@@ -53,6 +53,11 @@ class FileSource:
 
     def __exit__(self, *_: object) -> None:
         self.contents.file.close()
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """Numbers and short texts among the metadata."""
+        return self.contents.scalars
 
     @cached_property
     def measures(self) -> dict[TensorRef, Measure]:

@@ -18,6 +18,7 @@ from torchmend.facts.codes import Severity
 from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import RepairPlan, Rung
+from torchmend.facts.tensors import TensorRef
 from torchmend.repair.planning import Donor, Strategy, plan_repair
 from torchmend.reports.machine import diagnosis_data, envelope, plan_data
 from torchmend.rules.roles import main_container
@@ -109,7 +110,7 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
         donors = {str(donor): stack.enter_context(_open_donor(donor, path)) for donor in options.donors}
         plan = _plan(before, source, donors, options.strategy)
         siblings = _siblings(path, plan)
-        if not plan.edits or options.dry_run or (plan.refused and not options.allow_partial):
+        if plan.is_empty or options.dry_run or (plan.refused and not options.allow_partial):
             return FixResult(before=before, plan=plan, siblings=siblings)
         output = _output(path, options)
         with _temporary_beside(output) as temporary:
@@ -146,7 +147,7 @@ def _plan(before: Diagnosis, source: FileSource, donors: dict[str, FileSource], 
 
 def _siblings(path: Path, plan: RepairPlan) -> tuple[Path, ...]:
     """Look for healthy neighbours where they would serve better than the plan does."""
-    needed = [refusal.ref for refusal in plan.refused] + [
+    needed = [refusal.about for refusal in plan.refused if isinstance(refusal.about, TensorRef)] + [
         edit.ref for edit in plan.edits if edit.rung in _FROM_ELSEWHERE
     ]
     return healthy_siblings(path, needed) if needed else ()
@@ -182,8 +183,8 @@ def _temporary_beside(output: Path) -> Iterator[Path]:
 def _checked(temporary: Path, plan: RepairPlan) -> Diagnosis:
     """Diagnose the patched copy: only what was refused may still be damaged."""
     after = diagnose_file(temporary)
-    allowed = {refusal.ref.path for refusal in plan.refused}
-    left = [f for f in after.findings if f.severity is Severity.ERROR and not (f.ref and f.ref.path in allowed)]
+    allowed = {refusal.place for refusal in plan.refused}
+    left = [f for f in after.findings if f.severity is Severity.ERROR and f.place not in allowed]
     if left:
         raise RepairError(
             f"The repaired copy still shows {left[0].code.value}, so it was removed; the source is untouched. "

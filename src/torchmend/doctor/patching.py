@@ -1,22 +1,17 @@
 """Apply a repair plan to a copy of a file: only the damaged elements' bytes and their checksums change."""
 
 import zlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchmend.doctor.file_source import FileSource
-from torchmend.facts.dtypes import Kind
-from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, RepairPlan, Values
-from torchmend.facts.tensors import TensorRef
+from torchmend.facts.plans import RepairPlan
 from torchmend.formats.contents import Record, StoredTensor
-from torchmend.measure.bits import Raw, component, damaged, encode
-from torchmend.measure.chunks import flat_chunks
-
-_Patch = tuple[NDArray[np.int64], Raw]
-"""Flat row-major indices of elements, and their new raw integers in native order ([n], or [n, 2] for complex)."""
+from torchmend.measure.bits import Raw
+from torchmend.repair.patches import patches
 
 
 def apply_plan(plan: RepairPlan, source: FileSource, target: BinaryIO, donors: Mapping[str, FileSource]) -> None:
@@ -35,43 +30,13 @@ def apply_plan(plan: RepairPlan, source: FileSource, target: BinaryIO, donors: M
             continue
         written.add(edit.ref.storage)
         stored = source.stored[edit.ref]
-        for index, raw in _patches(edit, source, donors):
+        for index, raw in patches(edit, source, donors):
             _write(target, stored, index, raw)
         assert stored.extent is not None
         touched.add(stored.extent.start)
     for record in source.contents.records:
         if record.extent.start in touched:
             _mend_checksum(record, source, target)
-
-
-def _patches(edit: Edit, source: FileSource, donors: Mapping[str, FileSource]) -> Iterator[_Patch]:
-    """Yield what to write, a bounded piece at a time."""
-    change, ref = edit.change, edit.ref
-    match change:
-        case Values():
-            yield np.array(change.index, dtype=np.int64), encode(np.array(change.values), ref.element)
-        case FillDamaged():
-            fill = encode(np.array([change.value]), component(ref.element))[0]
-            parts = (2,) if ref.element.kind is Kind.COMPLEX else ()
-            for where in (ref, *change.also):
-                for index in _damaged_indices(source, where):
-                    yield index, np.full((len(index), *parts), fill)
-        case CopyDamaged():
-            giver = donors[change.source].raw(change.ref)
-            for index in _damaged_indices(source, ref):
-                elements = giver[np.unravel_index(index, ref.shape)]
-                yield index, elements.astype(elements.dtype.newbyteorder("="))
-
-
-def _damaged_indices(source: FileSource, ref: TensorRef) -> Iterator[NDArray[np.int64]]:
-    start = 0
-    is_complex = ref.element.kind is Kind.COMPLEX
-    for chunk in flat_chunks(source.raw(ref)):
-        elements = chunk.reshape(-1, 2) if is_complex else chunk
-        bad = damaged(elements, ref.element, nonnegative=ref.role.is_nonnegative)
-        if bad.any():
-            yield start + np.flatnonzero(bad)
-        start += len(elements)
 
 
 def _write(target: BinaryIO, stored: StoredTensor, index: NDArray[np.int64], raw: Raw) -> None:

@@ -58,8 +58,10 @@ class Finding:
         severity: How bad it is.
         message: One plain sentence: what it is and what it does to the user.
         remedy: One plain sentence: what to do.
-        ref: The tensor, or None when the finding is about the file.
+        ref: The tensor, or None when the finding is about a scalar or the file.
         measure: What was counted in the tensor.
+        scalar: The number among the metadata, where the finding is about one.
+        detail: The figures that led to the finding, in a few words; empty where the measure says it all.
     """
 
     code: Code
@@ -68,6 +70,15 @@ class Finding:
     remedy: str
     ref: TensorRef | None = None
     measure: Measure | None = None
+    scalar: Scalar | None = None
+    detail: str = ""
+
+    @property
+    def place(self) -> str:
+        """The dotted path of what it is about; empty for the file itself."""
+        if self.ref is not None:
+            return self.ref.path
+        return self.scalar.dotted if self.scalar is not None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +134,8 @@ class Diagnosis:
 
     @property
     def damaged(self) -> tuple[Finding, ...]:
-        """The errors that are about tensors."""
-        return tuple(f for f in self.findings if f.ref and f.severity is Severity.ERROR)
+        """The errors that are about tensors or scalars."""
+        return tuple(f for f in self.findings if (f.ref or f.scalar) and f.severity is Severity.ERROR)
 
     def selected(self, select: Iterable[str], ignore: Iterable[str]) -> tuple[Finding, ...]:
         """Return the findings whose code starts with one of `select` and with none of `ignore`.

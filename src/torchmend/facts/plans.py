@@ -3,20 +3,29 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torchmend.facts.tensors import TensorRef
+from torchmend.facts.codes import Code
+from torchmend.facts.tensors import Scalar, TensorRef
 
 
 class Rung(StrEnum):
     """Where a repaired value came from, best first."""
 
     AVERAGED_COPY = "averaged copy"
-    """The EMA or SWA copy (or the live twin) of the same statistic in the same file."""
+    """The EMA or SWA copy of the same tensor in the same source."""
+    LIVE_TWIN = "live twin"
+    """For a tensor of an EMA or SWA copy: the live tensor that it follows."""
     DONOR = "donor"
     """The same tensor of another, healthy checkpoint."""
     SURVIVORS = "predicted from surviving channels"
     OTHER_LAYERS = "predicted from other layers"
     ZEROED = "zeroed"
     """Optimizer moments: the optimizer rebuilds them within a few steps."""
+    FRESH = "fresh state"
+    """What the object starts with when it is made anew."""
+    SAME_FILE = "another place in the same file"
+    """A number that the checkpoint holds twice."""
+    WORST = "worst value"
+    """For a best metric: the value that every result beats."""
     IDENTITY = "identity"
     """Mean 0 or variance 1: finite, and otherwise a guess."""
 
@@ -43,11 +52,26 @@ class FillDamaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FillAll:
+    """Write one value to every element."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyDamaged:
-    """Copy the damaged elements from the same places of another source's tensor of the same shape and dtype."""
+    """Copy the damaged elements from the same places of another tensor of the same shape.
+
+    Args:
+        source: The donor's name; empty for another tensor of the same source.
+        ref: The tensor to copy from. A value of another element type is rounded to this tensor's.
+    """
 
     source: str
     ref: TensorRef
+
+
+Change = Values | FillDamaged | FillAll | CopyDamaged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,25 +87,51 @@ class Edit:
         approximate: Whether the result may differ from what training would have had there.
         error: The predictor's own estimate of the root-mean-square error of the layer's normalised output,
             in standard deviations, measured where the truth is known; None where nothing was estimated.
-        reason: One plain sentence for the report.
+        reason: One plain sentence for the report: why this is sound.
+        codes: The findings that it answers.
     """
 
     ref: TensorRef
-    change: Values | FillDamaged | CopyDamaged
+    change: Change
     count: int
     rung: Rung
     method: str = ""
     approximate: bool = False
     error: float | None = None
     reason: str = ""
+    codes: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalarEdit:
+    """One change to one number among the metadata.
+
+    Args:
+        scalar: The number as it is.
+        value: What it becomes.
+        rung: Where the value comes from.
+        reason: One plain sentence for the report: why this is sound.
+        codes: The findings that it answers.
+    """
+
+    scalar: Scalar
+    value: float
+    rung: Rung
+    reason: str
+    codes: tuple[Code, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """Damage that the plan leaves alone, and why."""
 
-    ref: TensorRef
+    about: TensorRef | Scalar
     reason: str
+
+    @property
+    def place(self) -> str:
+        """The dotted path of what is left alone."""
+        return self.about.path if isinstance(self.about, TensorRef) else self.about.dotted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,4 +140,10 @@ class RepairPlan:
 
     source: str
     edits: tuple[Edit, ...] = ()
+    scalars: tuple[ScalarEdit, ...] = ()
     refused: tuple[Refusal, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it would change nothing."""
+        return not self.edits and not self.scalars

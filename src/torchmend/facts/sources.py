@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchmend.facts.findings import Measure
-from torchmend.facts.tensors import TensorRef
+from torchmend.facts.tensors import Scalar, TensorRef
 
 Vector = NDArray[np.float64]
 """A one-dimensional float64 array."""
@@ -21,12 +21,21 @@ class TensorSource(Protocol):
         ...
 
     @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """Numbers and short texts beside the tensors."""
+        ...
+
+    @property
     def measures(self) -> dict[TensorRef, Measure]:
         """What was measured of each tensor that could be looked at."""
         ...
 
     def vector(self, ref: TensorRef) -> Vector:
         """Fetch a small tensor, flattened row-major, as float64 (Inf and NaN as they are)."""
+        ...
+
+    def raw(self, ref: TensorRef) -> NDArray[np.unsignedinteger]:
+        """Return a tensor's elements as raw integers (see `measure.bits`) in its shape; complex: a last axis of two."""
         ...
 
     def row_sums(self, ref: TensorRef, axis: int) -> tuple[Vector, Vector]:

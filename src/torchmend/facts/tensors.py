@@ -1,7 +1,7 @@
 """What a checkpoint or a model is made of: named tensors with roles, scalars, normalisation layers."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 
@@ -108,10 +108,27 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scalar:
-    """A number or a short text among a checkpoint's metadata (`iteration`, `best_psnr`, a learning rate)."""
+    """A number or a short text among a checkpoint's metadata (`iteration`, `best_psnr`, a learning rate).
+
+    Args:
+        path: Keys and indices from the root.
+        value: What stands there.
+        place: Where in the file its eight bytes stand (a big-endian float64), if they can be patched.
+    """
 
     path: tuple[str | int, ...]
     value: bool | int | float | str
+    place: int | None = field(default=None, compare=False)
+
+    @property
+    def dotted(self) -> str:
+        """The path joined by dots."""
+        return ".".join(map(str, self.path))
+
+    @property
+    def leaf(self) -> str:
+        """The last key of the path that is a text; empty without one."""
+        return next((key for key in reversed(self.path) if isinstance(key, str)), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

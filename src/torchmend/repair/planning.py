@@ -83,9 +83,9 @@ def plan_repair(
         ref = finding.ref
         assert ref is not None
         if finding.code.means_unchecked:
-            refused[ref] = Refusal(ref=ref, reason="it could not be read")
+            refused[ref] = Refusal(about=ref, reason="it could not be read")
         elif ref in pinned:
-            refused[ref] = Refusal(ref=ref, reason="it stands inside the pickle, where nothing is patched")
+            refused[ref] = Refusal(about=ref, reason="it stands inside the pickle, where nothing is patched")
         elif ref.role.is_statistic:
             statistics.append(ref)
         else:
@@ -129,7 +129,7 @@ class _Planner:
             return
         given = self.donor_vectors(ref)
         if given is None:
-            refused[ref] = Refusal(ref=ref, reason=self._why_refused(ref))
+            refused[ref] = Refusal(about=ref, reason=self._why_refused(ref))
             return
         name, _, match = given
         edits[ref] = Edit(

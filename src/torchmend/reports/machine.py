@@ -6,8 +6,8 @@ from importlib import metadata
 from typing import Any
 
 from torchmend.facts.findings import Diagnosis, Finding, Measure
-from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, RepairPlan, Values
-from torchmend.facts.tensors import TensorRef
+from torchmend.facts.plans import Change, CopyDamaged, Edit, FillAll, FillDamaged, RepairPlan, ScalarEdit, Values
+from torchmend.facts.tensors import Scalar, TensorRef
 from torchmend.reports.summary import summarise
 
 SCHEMA_VERSION = 1
@@ -51,7 +51,8 @@ def plan_data(plan: RepairPlan) -> Json:
     """Turn a plan into plain data."""
     return {
         "edits": [_edit(edit) for edit in plan.edits],
-        "refused": [{**_ref(each.ref), "reason": each.reason} for each in plan.refused],
+        "scalars": [_scalar_edit(edit) for edit in plan.scalars],
+        "refused": [{**_about(each.about), "reason": each.reason} for each in plan.refused],
     }
 
 
@@ -63,7 +64,19 @@ def _finding(finding: Finding) -> Json:
         "remedy": finding.remedy,
         "tensor": _ref(finding.ref) if finding.ref else None,
         "measure": _measure(finding.measure) if finding.measure else None,
+        "scalar": _scalar(finding.scalar) if finding.scalar else None,
+        "detail": finding.detail,
     }
+
+
+def _scalar(scalar: Scalar) -> Json:
+    value = scalar.value
+    odd = isinstance(value, float) and not math.isfinite(value)
+    return {"path": list(scalar.path), "value": str(value) if odd else value}
+
+
+def _about(about: TensorRef | Scalar) -> Json:
+    return _ref(about) if isinstance(about, TensorRef) else _scalar(about)
 
 
 def _ref(ref: TensorRef) -> Json:
@@ -102,16 +115,29 @@ def _edit(edit: Edit) -> Json:
         "approximate": edit.approximate,
         "error": number(edit.error),
         "reason": edit.reason,
+        "codes": [code.value for code in edit.codes],
         "change": _change(edit.change),
     }
 
 
-def _change(change: Values | FillDamaged | CopyDamaged) -> Json:
+def _scalar_edit(edit: ScalarEdit) -> Json:
+    return {
+        **_scalar(edit.scalar),
+        "becomes": edit.value if math.isfinite(edit.value) else str(edit.value),
+        "rung": edit.rung.value,
+        "reason": edit.reason,
+        "codes": [code.value for code in edit.codes],
+    }
+
+
+def _change(change: Change) -> Json:
     match change:
         case Values():
             return {"kind": "values", "index": list(change.index), "values": list(change.values)}
         case FillDamaged():
             return {"kind": "fill damaged", "value": change.value, "also": [ref.path for ref in change.also]}
+        case FillAll():
+            return {"kind": "fill all", "value": change.value}
         case CopyDamaged():
             return {"kind": "copy damaged", "source": change.source, "tensor": change.ref.path}
 

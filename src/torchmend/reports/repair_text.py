@@ -18,7 +18,7 @@ def plan_text(plan: RepairPlan, paint: Paint = plain) -> str:
         lines += ["", f"  and {len(plan.edits) - MOST_EDITS} more; --format json lists all"]
     if plan.refused:
         lines += ["", f"  {paint('REFUSED', 'red')}"]
-        lines += [f"    {place(refusal.ref)}: {refusal.reason}" for refusal in plan.refused[:MOST_EDITS]]
+        lines += [f"    {place(refusal.about)}: {refusal.reason}" for refusal in plan.refused[:MOST_EDITS]]
         if len(plan.refused) > MOST_EDITS:
             lines.append(f"    and {len(plan.refused) - MOST_EDITS} more; --format json lists all")
     return "\n".join(lines)

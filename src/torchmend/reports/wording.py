@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from torchmend.facts.findings import Measure
-from torchmend.facts.tensors import TensorRef
+from torchmend.facts.tensors import Scalar, TensorRef
 
 Paint = Callable[[str, str], str]
 """Colours a text for a terminal: (text, style name) -> text. Style names: red, yellow, green, cyan, bold."""
@@ -31,8 +31,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def place(ref: TensorRef) -> str:
-    """Write where a tensor stands: container and name."""
+def place(ref: TensorRef | Scalar) -> str:
+    """Write where a tensor stands, container and name, or a scalar's path."""
+    if isinstance(ref, Scalar):
+        return ref.dotted
     return f"{ref.container} / {ref.name}" if ref.container else ref.name
 
 
