@@ -46,7 +46,7 @@ def diagnose_source(source: FileSource) -> Diagnosis:
         refs=source.refs,
         measures=source.measures,
         scalars=source.contents.scalars,
-        findings=(*unchecked, *judge(source.refs, source.measures)),
+        findings=(*unchecked, *judge(source)),
         skipped=skipped,
     )
 

@@ -17,11 +17,14 @@ from torchmend.formats.registry import read_contents
 from torchmend.measure.bits import Raw, decode_any
 from torchmend.measure.chunks import flat_chunks
 from torchmend.measure.scan import Progress, Request, measure
-from torchmend.rules.judge import needs_counting
+from torchmend.rules.judge import may_be_constant, needs_counting
 from torchmend.rules.roles import assign_roles
 
 ScanProgress = Callable[[int, int], None]
 """Called with (bytes looked at since the last call, bytes to look at in all)."""
+
+LOOK_AT = 16
+"""How many elements are looked at to see whether a matrix may be constant."""
 
 VECTOR_LIMIT = 1 << 20
 """The most elements that are fetched as one vector."""
@@ -77,10 +80,17 @@ class FileSource:
             key=key,
             raw=self.raw(first),
             dtype=first.element,
-            full=any(needs_counting(ref) for ref in aliases),
+            full=any(needs_counting(ref) or self._looks_constant(ref) for ref in aliases),
             channels=any(ref.role.is_statistic for ref in aliases),
             nonnegative=first.role.is_nonnegative,
         )
+
+    def _looks_constant(self, ref: TensorRef) -> bool:
+        """Return whether the first elements of a matrix are all equal, and not zero: only counting tells more."""
+        if not may_be_constant(ref):
+            return False
+        first = self.raw(ref).flat[:LOOK_AT]
+        return bool(first[0] != 0 and (first == first[0]).all())
 
     def report_to(self, progress: ScanProgress | None) -> None:
         """Have a scan tell how far it is."""
@@ -97,6 +107,12 @@ class FileSource:
             if ref.element.is_floating and self.is_readable(ref)
         }
         return sum(sizes.values())
+
+    @cached_property
+    def pinned(self) -> frozenset[TensorRef | Scalar]:
+        """What cannot be patched: it stands inside the pickle in a form of no fixed width, or nowhere."""
+        tensors = (ref for ref, stored in self.stored.items() if stored.extent is None)
+        return frozenset((*tensors, *(scalar for scalar in self.scalars if scalar.place is None)))
 
     def is_readable(self, ref: TensorRef) -> bool:
         """Return whether the tensor's elements can be had."""

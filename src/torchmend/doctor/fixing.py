@@ -19,7 +19,8 @@ from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import RepairPlan, Rung
 from torchmend.facts.tensors import TensorRef
-from torchmend.repair.planning import Donor, Strategy, plan_repair
+from torchmend.repair.donors import Donor
+from torchmend.repair.planning import Strategy, plan_repair
 from torchmend.reports.machine import diagnosis_data, envelope, plan_data
 from torchmend.rules.roles import main_container
 
@@ -141,8 +142,7 @@ def _open_donor(donor: Path, patient: Path) -> FileSource:
 
 def _plan(before: Diagnosis, source: FileSource, donors: dict[str, FileSource], strategy: Strategy) -> RepairPlan:
     givers = [Donor(name=name, source=each, main=main_container(each.refs)) for name, each in donors.items()]
-    pinned = frozenset(ref for ref, stored in source.stored.items() if stored.extent is None)
-    return plan_repair(before, source, donors=givers, strategy=strategy, pinned=pinned)
+    return plan_repair(before, source, donors=givers, strategy=strategy, pinned=source.pinned)
 
 
 def _siblings(path: Path, plan: RepairPlan) -> tuple[Path, ...]:

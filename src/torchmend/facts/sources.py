@@ -30,6 +30,10 @@ class TensorSource(Protocol):
         """What was measured of each tensor that could be looked at."""
         ...
 
+    def is_readable(self, ref: TensorRef) -> bool:
+        """Return whether the tensor's elements can be had."""
+        ...
+
     def vector(self, ref: TensorRef) -> Vector:
         """Fetch a small tensor, flattened row-major, as float64 (Inf and NaN as they are)."""
         ...

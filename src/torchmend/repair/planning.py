@@ -1,16 +1,22 @@
 """A diagnosis in, a repair plan out: for each damaged tensor the best rung of the ladder that there is."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
-from torchmend.facts.findings import Diagnosis, Finding, Measure
-from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, Refusal, RepairPlan, Rung
-from torchmend.facts.sources import TensorSource
-from torchmend.facts.tensors import Role, TensorRef
+from torchmend.facts.codes import Code
+from torchmend.facts.findings import Diagnosis, Finding
+from torchmend.facts.plans import CopyDamaged, Edit, Refusal, RepairPlan, Rung
+from torchmend.facts.sources import TensorSource, Vector
+from torchmend.facts.tensors import Role, Scalar, TensorRef
+from torchmend.repair.donors import Donor, first_sound
+from torchmend.repair.metadata import plan_scalars, plan_scale
+from torchmend.repair.optimizers import MomentPlanner, plan_reset
 from torchmend.repair.statistics import StatisticsPlanner
-from torchmend.rules.layers import norm_layers
-from torchmend.rules.roles import plain_name
+from torchmend.rules.evidence import Evidence
+
+_NONE: frozenset[TensorRef | Scalar] = frozenset()
 
 
 class Strategy(StrEnum):
@@ -22,46 +28,15 @@ class Strategy(StrEnum):
     """The classic recipe: the whole damaged statistic to mean 0 or variance 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Donor:
-    """A healthy source of the same model."""
-
-    name: str
-    source: TensorSource
-    main: str
-
-    def find(self, ref: TensorRef, main: str) -> TensorRef | None:
-        """Return the donor's tensor for one of the patient's: same place, else same plain name in the model.
-
-        Args:
-            ref: The patient's tensor.
-            main: The patient's model container.
-        """
-        fitting = [r for r in self.source.refs if r.shape == ref.shape and r.dtype == ref.dtype]
-        exact = [r for r in fitting if r.path == ref.path]
-        if exact or ref.container != main:
-            return exact[0] if exact else None
-        wanted = plain_name(ref.name)
-        same = (r for r in fitting if r.container == self.main and plain_name(r.name) == wanted)
-        return next(same, None)
-
-    def is_sound(self, ref: TensorRef) -> bool:
-        """Return whether the donor's own tensor is undamaged."""
-        measure = self.source.measures.get(ref)
-        return measure is not None and not _bad(ref, measure)
-
-
-def _bad(ref: TensorRef, measure: Measure) -> bool:
-    return bool(measure.nonfinite or (ref.role.is_nonnegative and measure.negative))
-
-
 def plan_repair(
     diagnosis: Diagnosis,
     source: TensorSource,
     *,
     donors: Sequence[Donor] = (),
     strategy: Strategy = Strategy.LADDER,
-    pinned: frozenset[TensorRef] = frozenset(),
+    pinned: Container[TensorRef | Scalar] = _NONE,
+    metadata: bool = False,
+    reset_optimizer: bool = False,
 ) -> RepairPlan:
     """Plan the repair of everything that the diagnosis calls an error.
 
@@ -70,104 +45,123 @@ def plan_repair(
         source: Where vectors can be fetched.
         donors: Tried in order.
         strategy: For statistics only.
-        pinned: Tensors that cannot be written (they stand inside a pickle, or could not be read).
+        pinned: What cannot be written: it stands inside a pickle, or could not be read.
+        metadata: Whether numbers beside the model (learning rates, metrics) are repaired too.
+        reset_optimizer: Whether all optimizer state goes to where a fresh optimizer starts.
 
     Returns:
-        Edits, and a refusal with its reason for each damaged tensor that no rung can repair.
+        Edits, and a refusal with its reason for each damage that no rung can repair.
     """
-    planner = _Planner(diagnosis, source, donors, pinned)
-    edits: dict[TensorRef, Edit] = {}
-    refused: dict[TensorRef, Refusal] = {}
-    statistics: list[TensorRef] = []
+    planner = _Planner(diagnosis, source, donors, pinned, reset_optimizer=reset_optimizer)
     for finding in diagnosis.damaged:
-        ref = finding.ref
-        assert ref is not None
-        if finding.code.means_unchecked:
-            refused[ref] = Refusal(about=ref, reason="it could not be read")
-        elif ref in pinned:
-            refused[ref] = Refusal(about=ref, reason="it stands inside the pickle, where nothing is patched")
-        elif ref.role.is_statistic:
-            statistics.append(ref)
-        else:
-            planner.plan(finding, edits, refused)
-    if statistics:
-        layers = norm_layers(source.refs)
-        stats = StatisticsPlanner(source, layers, donors=planner.donor_vectors)
-        for edit in stats.reset(statistics) if strategy is Strategy.RESET else stats.plan(statistics):
-            edits[edit.ref] = edit
-    return RepairPlan(source=diagnosis.source, edits=tuple(edits.values()), refused=tuple(refused.values()))
+        if finding.ref is not None:
+            planner.plan(finding, finding.ref)
+    planner.plan_statistics(strategy)
+    if reset_optimizer:
+        planner.plan_reset()
+    scalars, refused = plan_scalars(diagnosis, metadata=metadata, pinned=pinned)
+    return RepairPlan(
+        source=diagnosis.source,
+        edits=planner.finished(),
+        scalars=tuple(scalars),
+        refused=(*planner.refused.values(), *refused),
+    )
 
 
 class _Planner:
-    """Plans everything that is not a running statistic."""
+    """Collects the edits and refusals of one plan, each tensor once."""
 
     def __init__(
-        self, diagnosis: Diagnosis, source: TensorSource, donors: Sequence[Donor], pinned: frozenset[TensorRef]
+        self,
+        diagnosis: Diagnosis,
+        source: TensorSource,
+        donors: Sequence[Donor],
+        pinned: Container[TensorRef | Scalar],
+        *,
+        reset_optimizer: bool,
     ) -> None:
         self.main = diagnosis.main
+        self.source = source
         self.donors = donors
-        self.moments = {
-            (ref.container, ref.prefix): ref
-            for ref in source.refs
-            if ref.role is Role.FIRST_MOMENT and ref not in pinned
-        }
+        self.pinned = pinned
+        self.resets = reset_optimizer
+        self.evidence = Evidence(source)
+        self.moments = MomentPlanner(source, pinned)
+        self.edits: dict[TensorRef, Edit] = {}
+        self.refused: dict[TensorRef | Scalar, Refusal] = {}
+        self.statistics: list[TensorRef] = []
+        self.codes: dict[TensorRef, list[Code]] = defaultdict(list)
 
-    def donor_vectors(self, ref: TensorRef) -> tuple[str, TensorSource, TensorRef] | None:
-        """Return the first donor with a sound tensor for this one."""
-        for donor in self.donors:
-            match = donor.find(ref, self.main)
-            if match is not None and donor.is_sound(match):
-                return donor.name, donor.source, match
-        return None
-
-    def plan(self, finding: Finding, edits: dict[TensorRef, Edit], refused: dict[TensorRef, Refusal]) -> None:
-        ref, measure = finding.ref, finding.measure
-        assert ref is not None
-        assert measure is not None
-        if ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT):
-            self._zero_moment(ref, measure, edits)
+    def plan(self, finding: Finding, ref: TensorRef) -> None:
+        """Plan the repair of one damaged tensor."""
+        if finding.code not in self.codes[ref]:
+            self.codes[ref].append(finding.code)
+        if finding.code.means_unchecked:
+            self._refuse(ref, "it could not be read")
+        elif self.resets and ref.role.is_optimizer:
             return
-        given = self.donor_vectors(ref)
-        if given is None:
-            refused[ref] = Refusal(about=ref, reason=self._why_refused(ref))
+        elif ref in self.pinned:
+            self._refuse(ref, "it stands inside the pickle, where nothing is patched")
+        elif ref.role.is_statistic:
+            self.statistics.append(ref)
+        elif finding.code is Code.SCALER_BROKEN:
+            self.edits[ref] = plan_scale(ref)
+        elif ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT) and finding.measure is not None:
+            self.moments.zero(ref, finding.measure)
+        else:
+            self._copy(finding, ref)
+
+    def plan_statistics(self, strategy: Strategy) -> None:
+        """Plan all damaged statistics together: variances serve as units for means."""
+        if not self.statistics:
             return
-        name, _, match = given
-        edits[ref] = Edit(
-            ref=ref,
-            change=CopyDamaged(source=name, ref=match),
-            count=measure.nonfinite,
-            rung=Rung.DONOR,
-            approximate=True,
-            reason=f"the damaged elements are taken from {name}",
-        )
+        planner = StatisticsPlanner(self.source, self.evidence.layers, donors=self._donor_vector)
+        reset = strategy is Strategy.RESET
+        for edit in planner.reset(self.statistics) if reset else planner.plan(self.statistics):
+            self.edits[edit.ref] = edit
 
-    def _zero_moment(self, ref: TensorRef, measure: Measure, edits: dict[TensorRef, Edit]) -> None:
-        count = measure.nonfinite
-        if ref.role.is_nonnegative:
-            count += (measure.negative or 0) - measure.neg_inf
-        earlier = edits.get(ref)
-        edits[ref] = Edit(
-            ref=ref,
-            change=earlier.change if earlier else FillDamaged(value=0.0),
-            count=max(count, earlier.count if earlier else 0),
-            rung=Rung.ZEROED,
-            reason="zero is where the optimizer starts; it rebuilds the moment within tens of steps",
-        )
-        partner = self.moments.get((ref.container, ref.prefix))
-        if ref.role is Role.SECOND_MOMENT and partner is not None and partner.shape == ref.shape:
-            self._zero_with(partner, ref, count, edits)
+    def plan_reset(self) -> None:
+        """Plan a fresh start of every optimizer."""
+        edits, refused = plan_reset(self.source, self.pinned)
+        self.edits.update({edit.ref: edit for edit in edits})
+        self.refused.update({each.about: each for each in refused})
 
-    def _zero_with(self, partner: TensorRef, ref: TensorRef, count: int, edits: dict[TensorRef, Edit]) -> None:
-        """Zero a first moment where its second moment is damaged: m over sqrt(0) would be a huge step."""
-        earlier = edits.get(partner)
-        also = earlier.change.also if earlier and isinstance(earlier.change, FillDamaged) else ()
-        edits[partner] = Edit(
-            ref=partner,
-            change=FillDamaged(value=0.0, also=tuple(dict.fromkeys((*also, ref)))),
-            count=max(count, earlier.count if earlier else 0),
-            rung=Rung.ZEROED,
-            reason="starts afresh with its second moment: momentum over a second moment of zero would be a huge step",
-        )
+    def finished(self) -> tuple[Edit, ...]:
+        """Return the edits, each with the codes of the findings that it answers."""
+        edits = {**self.edits, **self.moments.edits}
+        return tuple(replace(edit, codes=tuple(self.codes.get(ref, ()))) for ref, edit in edits.items())
+
+    def _refuse(self, ref: TensorRef, reason: str) -> None:
+        self.refused[ref] = Refusal(about=ref, reason=reason)
+
+    def _donor_vector(self, ref: TensorRef) -> tuple[str, Vector] | None:
+        given = first_sound(self.donors, ref, self.main)
+        return (given[0].name, given[0].source.vector(given[1])) if given else None
+
+    def _copy(self, finding: Finding, ref: TensorRef) -> None:
+        """Plan to copy the damaged elements of a weight: from its averaged copy or live twin, else from a donor."""
+        twin, rung = self._sound_twin(ref)
+        given = None if twin else first_sound(self.donors, ref, self.main)
+        if twin is not None:
+            change = CopyDamaged(source="", ref=twin)
+            reason = f"taken from {twin.path} in the same file, which follows the same training"
+        elif given is not None:
+            change, rung = CopyDamaged(source=given[0].name, ref=given[1]), Rung.DONOR
+            reason = f"the damaged elements are taken from {given[0].name}"
+        else:
+            self._refuse(ref, self._why_refused(ref))
+            return
+        count = finding.measure.nonfinite if finding.measure else 0
+        self.edits[ref] = Edit(ref=ref, change=change, count=count, rung=rung, approximate=True, reason=reason)
+
+    def _sound_twin(self, ref: TensorRef) -> tuple[TensorRef | None, Rung]:
+        if not ref.role.is_learned:
+            return None, Rung.DONOR
+        if ref.averaged:
+            twin = self.evidence.live_twin(ref)
+            return (twin if twin is not None and self.evidence.is_sound(twin) else None), Rung.LIVE_TWIN
+        copies = self.evidence.averaged_of.get(ref.path, ())
+        return next((copy for copy in copies if self.evidence.is_sound(copy)), None), Rung.AVERAGED_COPY
 
     def _why_refused(self, ref: TensorRef) -> str:
         if not self.donors:

@@ -13,8 +13,8 @@ from torchmend.repair.channels import Channels, Mask, Statistic, read_channels
 from torchmend.repair.predictors import Prediction, compete, output_error, usable
 from torchmend.rules.roles import plain_name
 
-DonorVectors = Callable[[TensorRef], tuple[str, TensorSource, TensorRef] | None]
-"""Finds, for a tensor, a donor's name, the donor, and its sound tensor."""
+DonorVector = Callable[[TensorRef], tuple[str, Vector] | None]
+"""Finds, for a tensor, a donor's name and the donor's sound values."""
 
 
 class StatisticsPlanner:
@@ -23,14 +23,15 @@ class StatisticsPlanner:
     Args:
         source: Where the vectors are.
         layers: Every normalisation layer of the source.
-        donors: Finds a donor's tensor.
+        donors: Finds a donor's values.
     """
 
-    def __init__(self, source: TensorSource, layers: Sequence[NormLayer], donors: DonorVectors) -> None:
+    def __init__(self, source: TensorSource, layers: Sequence[NormLayer], donors: DonorVector) -> None:
         self.source = source
         self.layers = layers
         self.donors = donors
         self._channels: dict[NormLayer, Channels] = {}
+        self._layer_of = {ref: layer for layer in layers for ref in (layer.mean, layer.var)}
 
     def channels(self, layer: NormLayer) -> Channels:
         """Return a layer's vectors, fetched once."""
@@ -62,7 +63,7 @@ class StatisticsPlanner:
 
     def _plan_one(self, ref: TensorRef) -> Edit:
         statistic = self._statistic(ref)
-        layer = next(each for each in self.layers if ref in (each.mean, each.var))
+        layer = self._layer_of[ref]
         channels = self.channels(layer)
         bad = ~channels.ok(statistic)
         copied = self._from_copy(ref, layer, statistic, bad) or self._from_donor(ref, bad)
@@ -114,7 +115,7 @@ class StatisticsPlanner:
                 ref,
                 bad,
                 channels.values(statistic),
-                rung=Rung.AVERAGED_COPY,
+                rung=Rung.LIVE_TWIN if layer.averaged else Rung.AVERAGED_COPY,
                 approximate=True,
                 reason=f"taken from {whose.path} in the same file",
             )
@@ -124,11 +125,11 @@ class StatisticsPlanner:
         given = self.donors(ref)
         if given is None:
             return None
-        name, source, match = given
+        name, values = given
         return _edit(
             ref,
             bad,
-            source.vector(match),
+            values,
             rung=Rung.DONOR,
             approximate=True,
             reason=f"the damaged channels are taken from {name}",
