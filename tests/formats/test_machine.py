@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from strategies import quick
 from torchmend.facts.errors import FileError
-from torchmend.formats.pickles import machine, rebuild
+from torchmend.formats.pickles import machine, rebuild, state
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.rebuild import _REBUILDERS
 from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
@@ -398,7 +398,7 @@ def test_a_pickle_of_too_many_opcodes_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_pickle_of_too_many_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "MOST_MEMORY", 1 << 20)
+    monkeypatch.setattr(state, "MOST_MEMORY", 1 << 20)
     with pytest.raises(FileError, match="more than 1 MiB"):
         run(b"]" * 10_000 + b".")
 

@@ -6,7 +6,7 @@ from torchmend.facts.errors import FileError
 from torchmend.formats.contents import Contents, Extent, Record, StoredTensor
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
-from torchmend.formats.pickles.rebuild import TensorSpec
+from torchmend.formats.pickles.specs import TensorSpec
 from torchmend.formats.pickles.tree import joined, read_tree, split_paths
 from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
 

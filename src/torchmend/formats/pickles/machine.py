@@ -2,28 +2,19 @@
 
 Every opcode of protocols 0 to 5 is understood; what would be imported, called or loaded becomes an inert
 record. Sizes that the pickle claims are checked against the bytes that are there; memory and the number of
-opcodes are limited. The opcodes' meanings are documented in the standard library's `pickletools`.
+opcodes are limited.
 """
 
-import codecs
 import struct
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
+from torchmend.formats.pickles.opcodes import STOP, bind
+from torchmend.formats.pickles.records import Call
+from torchmend.formats.pickles.state import State
 
 MOST_OPCODES = 100_000_000
-MOST_MEMORY = 4 << 30
-"""Bytes, by estimate, that the objects of one pickle may take."""
-
-OBJECT_COST = 160
-"""Bytes that one container or record takes, estimated from above for CPython 3.11 with its memo entry."""
-
-_MARK = object()
-_STOP = object()
 
 
 class Machine:
@@ -35,12 +26,13 @@ class Machine:
     """
 
     def __init__(self, data: bytes, start: int = 0) -> None:
-        self.data = data
-        self.position = start
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-        self.budget = MOST_MEMORY
-        self.handlers = _bind(self)
+        self.state = State(data, start)
+        self.handlers = bind(self.state)
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        """The functions that the pickle wanted to call, by dotted name, each with its first call."""
+        return self.state.calls
 
     def run(self) -> Any:
         """Return the pickled object, with inert records in it.
@@ -48,335 +40,18 @@ class Machine:
         Raises:
             FileError: The pickle is malformed, cut off, or over a limit.
         """
-        handlers = self.handlers
-        data = self.data
+        state, handlers, data = self.state, self.handlers, self.state.data
         try:
             for _ in range(MOST_OPCODES):
-                opcode = data[self.position]
-                self.position += 1
-                if handlers[opcode]() is _STOP:
-                    return self.pop()
+                opcode = data[state.position]
+                state.position += 1
+                if handlers[opcode]() is STOP:
+                    return state.pop()
         except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:
-            detail = f"{type(error).__name__} at byte {self.position:,} of {len(data):,}"
+            detail = f"{type(error).__name__} at byte {state.position:,} of {len(data):,}"
             raise FileError(
                 Code.UNREADABLE,
                 f"The pickle inside is malformed ({detail}).",
                 "Use an earlier checkpoint; this one's structure cannot be read.",
             ) from None
-        raise self.over_limit(f"more than {MOST_OPCODES:,} opcodes")
-
-    def over_limit(self, what: str) -> FileError:
-        """Make the error for a pickle that asks for too much."""
-        return FileError(
-            Code.UNREADABLE,
-            f"The pickle inside asks for too much: {what}.",
-            "No real checkpoint does; do not load this file with anything else either.",
-        )
-
-    def spend(self, nbytes: int) -> None:
-        """Take memory from the budget."""
-        self.budget -= nbytes
-        if self.budget < 0:
-            raise self.over_limit(f"objects of more than {MOST_MEMORY >> 20:,} MiB")
-
-    # Reading the stream
-
-    def take(self, length: int) -> bytes:
-        """Consume that many bytes."""
-        end = self.position + length
-        if length < 0 or end > len(self.data):
-            raise ValueError("claims more bytes than there are")
-        chunk = self.data[self.position : end]
-        self.position = end
-        return chunk
-
-    def number(self, layout: struct.Struct) -> Any:
-        """Consume one number."""
-        return layout.unpack(self.take(layout.size))[0]
-
-    def line(self) -> bytes:
-        """Consume up to and including the next newline; return it without."""
-        end = self.data.index(b"\n", self.position)
-        text = self.data[self.position : end]
-        self.position = end + 1
-        return text
-
-    # The stack
-
-    def push(self, value: Any) -> None:
-        """Put a value on the stack."""
-        self.stack.append(value)
-
-    def create(self, value: Any) -> None:
-        """Put a new container or record on the stack, and account for it."""
-        self.spend(OBJECT_COST)
-        self.stack.append(value)
-
-    def since_mark(self) -> list[Any]:
-        """Remove and return everything above the topmost mark, and the mark."""
-        stack = self.stack
-        for at in range(len(stack) - 1, -1, -1):
-            if stack[at] is _MARK:
-                values = stack[at + 1 :]
-                del stack[at:]
-                return values
-        raise ValueError("no mark")
-
-    def pop(self) -> Any:
-        """Remove and return the topmost value, which must not be a mark."""
-        value = self.stack.pop()
-        if value is _MARK:
-            raise ValueError("a mark where a value is expected")
-        return value
-
-    # Building
-
-    def extend(self, target: Any, values: list[Any]) -> None:
-        """Carry out APPENDS and ADDITEMS."""
-        self.spend(8 * len(values))
-        if isinstance(target, Call):
-            target.items = target.items or []
-            target.items.extend(values)
-        else:
-            target.extend(values)
-
-    def update(self, target: Any, values: list[Any]) -> None:
-        """Carry out SETITEMS; later values win, as in Python."""
-        self.spend(100 * len(values))
-        if isinstance(target, Call):
-            target.pairs = {} if target.pairs is None else target.pairs
-            target = target.pairs
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            target[key if _is_plain(key) else OpaqueKey(key)] = value
-
-    def build(self, target: Any, state: Any) -> None:
-        """Carry out BUILD: keep the state, apply nothing."""
-        if isinstance(target, Call):
-            target.state = state
-
-    def call(self, func: Any, args: Any) -> None:
-        """Record a call."""
-        self.create(Call(func, args))
-
-
-def _is_plain(key: Any) -> bool:
-    return key is None or isinstance(key, str | int | float | bytes)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
-
-
-def _decimal(raw: bytes) -> int:
-    return int(raw.rstrip(b"L"))
-
-
-def _quoted(raw: bytes) -> str:
-    raw = raw.strip()
-    if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
-        raise ValueError("a string without quotes")
-    with warnings.catch_warnings():  # it warns of unknown escapes, which it leaves as they are
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return codecs.escape_decode(raw[1:-1])[0].decode("latin-1")
-
-
-_I8, _U1, _U2, _I4, _U4, _U8, _F8 = (struct.Struct(layout) for layout in ("<b", "<B", "<H", "<i", "<I", "<Q", ">d"))
-
-
-def _bind(m: Machine) -> dict[int, Callable[[], object]]:
-    """Make the table of opcodes for one machine."""
-    handlers: dict[int, Callable[[], object]] = {}
-    for group in (_constants(m), _numbers(m), _strings(m), _stack(m), _memo(m), _containers(m), _objects(m)):
-        handlers.update({ord(opcode): handler for opcode, handler in group.items()})
-    return handlers
-
-
-_Group = dict[str, Callable[[], object]]
-
-
-def _constants(m: Machine) -> _Group:
-    def protocol() -> None:
-        if m.number(_U1) > 5:
-            raise ValueError("a protocol of the future")
-
-    return {
-        "\x80": protocol,
-        "\x95": lambda: m.take(8),  # FRAME: only a hint for buffering
-        ".": lambda: _STOP,
-        "N": lambda: m.push(None),
-        "\x88": lambda: m.push(True),
-        "\x89": lambda: m.push(False),
-    }
-
-
-def _numbers(m: Machine) -> _Group:
-    def text_integer() -> None:
-        raw = m.line()
-        m.push(raw == b"01" if raw in (b"00", b"01") else _decimal(raw))
-
-    def long(layout: struct.Struct) -> None:
-        raw = m.take(m.number(layout))
-        m.spend(len(raw))
-        m.push(int.from_bytes(raw, "little", signed=True))
-
-    return {
-        "I": text_integer,
-        "L": lambda: m.push(_decimal(m.line())),
-        "F": lambda: m.push(float(m.line())),
-        "G": lambda: m.push(m.number(_F8)),
-        "J": lambda: m.push(m.number(_I4)),
-        "K": lambda: m.push(m.number(_U1)),
-        "M": lambda: m.push(m.number(_U2)),
-        "\x8a": lambda: long(_U1),
-        "\x8b": lambda: long(_I4),
-    }
-
-
-def _strings(m: Machine) -> _Group:
-    def counted(layout: struct.Struct, convert: Callable[[bytes], Any]) -> Callable[[], None]:
-        def handler() -> None:
-            raw = m.take(m.number(layout))
-            m.spend(60 + len(raw))
-            m.push(convert(raw))
-
-        return handler
-
-    def latin(raw: bytes) -> str:
-        return raw.decode("latin-1")
-
-    return {
-        "S": lambda: m.push(_quoted(m.line())),
-        "V": lambda: m.push(m.line().decode("raw-unicode-escape")),
-        "T": counted(_I4, latin),
-        "U": counted(_U1, latin),
-        "X": counted(_U4, _text),
-        "\x8c": counted(_U1, _text),
-        "\x8d": counted(_U8, _text),
-        "B": counted(_U4, bytes),
-        "C": counted(_U1, bytes),
-        "\x8e": counted(_U8, bytes),
-        "\x96": counted(_U8, bytes),  # BYTEARRAY8: never changed here, so bytes will do
-    }
-
-
-def _stack(m: Machine) -> _Group:
-    return {
-        "(": lambda: m.push(_MARK),
-        "0": m.stack.pop,
-        "1": m.since_mark,
-        "2": lambda: m.push(m.stack[-1]),
-    }
-
-
-def _memo(m: Machine) -> _Group:
-    def put(key: int) -> None:
-        m.spend(40)
-        m.memo[key] = m.stack[-1]
-
-    return {
-        "p": lambda: put(_decimal(m.line())),
-        "q": lambda: put(m.number(_U1)),
-        "r": lambda: put(m.number(_U4)),
-        "\x94": lambda: put(len(m.memo)),
-        "g": lambda: m.push(m.memo[_decimal(m.line())]),
-        "h": lambda: m.push(m.memo[m.number(_U1)]),
-        "j": lambda: m.push(m.memo[m.number(_U4)]),
-    }
-
-
-def _containers(m: Machine) -> _Group:
-    def pair(count: int) -> Callable[[], None]:
-        def handler() -> None:
-            values = [m.pop() for _ in range(count)]
-            m.create(tuple(reversed(values)))
-
-        return handler
-
-    def filled_dict() -> None:
-        values = m.since_mark()
-        m.create({})
-        m.update(m.stack[-1], values)
-
-    def append() -> None:
-        value = m.pop()
-        m.extend(m.stack[-1], [value])
-
-    def set_item() -> None:
-        value, key = m.pop(), m.pop()
-        m.update(m.stack[-1], [key, value])
-
-    def many(apply: Callable[[Any, list[Any]], None]) -> Callable[[], None]:
-        def handler() -> None:
-            values = m.since_mark()
-            apply(m.stack[-1], values)
-
-        return handler
-
-    return {
-        ")": lambda: m.push(()),
-        "\x85": pair(1),
-        "\x86": pair(2),
-        "\x87": pair(3),
-        "t": lambda: m.create(tuple(m.since_mark())),
-        "]": lambda: m.create([]),
-        "l": lambda: m.create(m.since_mark()),
-        "}": lambda: m.create({}),
-        "d": filled_dict,
-        "\x8f": lambda: m.create([]),  # EMPTY_SET: order does not matter to us, hashing might
-        "\x91": lambda: m.create(m.since_mark()),
-        "a": append,
-        "e": many(m.extend),
-        "\x90": many(m.extend),
-        "s": set_item,
-        "u": many(m.update),
-    }
-
-
-def _objects(m: Machine) -> _Group:
-    def stack_global() -> None:
-        name, module = m.pop(), m.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a name that is not text")
-        m.create(Global(module, name))
-
-    def extension(layout: struct.Struct) -> Callable[[], None]:
-        return lambda: m.create(Global("copyreg", f"extension {m.number(layout)}"))
-
-    def instance() -> None:
-        target = Global(_text(m.line()), _text(m.line()))
-        m.call(target, tuple(m.since_mark()))
-
-    def marked_object() -> None:
-        target, *args = m.since_mark()
-        m.call(target, tuple(args))
-
-    def reduce() -> None:
-        args, func = m.pop(), m.pop()
-        m.call(func, args)
-
-    def new_with_keywords() -> None:
-        keywords, args, target = m.pop(), m.pop(), m.pop()
-        m.call(target, args)
-        m.stack[-1].state = keywords
-
-    def build() -> None:
-        state = m.pop()
-        m.build(m.stack[-1], state)
-
-    return {
-        "c": lambda: m.create(Global(_text(m.line()), _text(m.line()))),
-        "\x93": stack_global,
-        "\x82": extension(_U1),
-        "\x83": extension(_U2),
-        "\x84": extension(_I4),
-        "i": instance,
-        "o": marked_object,
-        "R": reduce,
-        "\x81": reduce,
-        "\x92": new_with_keywords,
-        "b": build,
-        "P": lambda: m.create(Persistent(_text(m.line()))),
-        "Q": lambda: m.create(Persistent(m.pop())),
-        "\x97": lambda: m.create(Persistent("out-of-band buffer")),
-        "\x98": lambda: None,
-    }
+        raise state.over_limit(f"more than {MOST_OPCODES:,} opcodes")

@@ -1,12 +1,13 @@
-"""Calls by which pickles rebuild tensors and arrays -> descriptions of those tensors. Nothing is rebuilt."""
+"""Calls by which pickles rebuild tensors -> descriptions of those tensors. Nothing is rebuilt."""
 
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torchmend.facts.dtypes import DTYPES, DType
+from torchmend.formats.pickles import arrays
 from torchmend.formats.pickles.records import Call, Global, Persistent
+from torchmend.formats.pickles.specs import MalformedError, NotNumbersError, StorageSpec, TensorSpec, sizes
 
 _UTILS = "torch._utils."
 _PLAIN = tuple(_UTILS + name for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"))
@@ -30,56 +31,6 @@ _STORAGES = {
     "QUInt2x4": "quint2x4",
 }
 _DTYPE_ALIASES = {"double": "float64", "float": "float32", "half": "float16", "chalf": "complex32"}
-_NUMPY_KINDS = {
-    **{f"{kind}{size}": f"{name}{8 * size}" for kind, name in (("i", "int"), ("u", "uint")) for size in (1, 2, 4, 8)},
-    **{f"f{size}": f"float{8 * size}" for size in (2, 4, 8)},
-    "c8": "complex64",
-    "c16": "complex128",
-    "b1": "bool",
-}
-
-
-class MalformedError(ValueError):
-    """The arguments of a call are not what the function takes."""
-
-
-class NotNumbersError(ValueError):
-    """An array holds texts, dates or objects."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageSpec:
-    """A storage as a pickle names it."""
-
-    key: str
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """A tensor as a pickle describes it.
-
-    Args:
-        suffix: What to append to the tensor's name (`.values` for a part of a sparse tensor).
-        dtype: The element type.
-        shape: Sizes.
-        strides: In elements.
-        offset: In elements, from the storage's start.
-        storage: Where the bytes are, if they are outside the pickle.
-        inline: The bytes, if they are inside it.
-        absent: Why there are none, otherwise.
-        little_endian: The byte order of inline bytes.
-    """
-
-    dtype: DType
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int = 0
-    suffix: str = ""
-    storage: StorageSpec | None = None
-    inline: bytes | None = None
-    absent: str = ""
-    little_endian: bool = True
 
 
 def tensors_of(value: Any) -> list[TensorSpec] | None:
@@ -122,35 +73,7 @@ def wrapped_parts(value: Any) -> dict[str, Any] | None:
     return parts
 
 
-def plain_number(value: Any) -> int | float | None:
-    """Return the number that a pickled numpy scalar stands for, or None if it is none."""
-    if isinstance(value, Call) and value.named("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
-        try:
-            dtype, little_endian = _numpy_dtype(value.args[0])
-            return _numpy_number(_as_bytes(value.args[1]), dtype, little_endian)
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError):
-            return None
-    return None
-
-
-def _numpy_number(raw: bytes, dtype: DType, little_endian: bool) -> int | float | None:
-    codes = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i", "int16": "h", "int8": "b",
-             "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B", "bool": "?"}  # fmt: skip
-    if dtype.name not in codes or len(raw) != dtype.itemsize:
-        return None
-    number: int | float = struct.unpack(("<" if little_endian else ">") + codes[dtype.name], raw)[0]
-    return number
-
-
 # torch
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    if isinstance(value, Call) and value.named("torch.Size"):
-        value = value.args[0] if value.args else ()
-    if not isinstance(value, tuple | list) or not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in value):
-        raise MalformedError("sizes that are not whole numbers from 0")
-    return tuple(int(n) for n in value)
 
 
 def _whole(value: Any) -> int:
@@ -186,7 +109,7 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = Non
     element = _torch_dtype(dtype) if dtype is not None else typed
     if element is None:
         raise MalformedError("an untyped storage without an element type")
-    shape, strides = _sizes(size), _sizes(stride)
+    shape, strides = sizes(size), sizes(stride)
     if len(shape) != len(strides):
         raise MalformedError("sizes and strides of different lengths")
     return TensorSpec(dtype=element, shape=shape, strides=strides, offset=_whole(offset), storage=spec)
@@ -251,66 +174,11 @@ def _from_meta(call: Call) -> list[TensorSpec]:
     return [
         TensorSpec(
             dtype=_torch_dtype(dtype),
-            shape=_sizes(size),
-            strides=_sizes(stride),
+            shape=sizes(size),
+            strides=sizes(stride),
             absent="a meta tensor: it was saved without data",
         )
     ]
-
-
-# numpy
-
-
-def _numpy_dtype(value: Any) -> tuple[DType, bool]:
-    if not isinstance(value, Call) or not value.named("numpy.dtype"):
-        raise MalformedError("not an element type")
-    if value.args[0] not in _NUMPY_KINDS:
-        if isinstance(value.args[0], str) and value.args[0][:1] in ("S", "U", "M", "m", "O"):
-            raise NotNumbersError("an array of something else than numbers")
-        raise MalformedError("an element type that is not known")
-    order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
-    return DTYPES[_NUMPY_KINDS[value.args[0]]], order != ">"
-
-
-def _as_bytes(value: Any) -> bytes:
-    if isinstance(value, Call) and value.named("__builtin__.bytes", "builtins.bytes"):  # how protocol 2 writes b""
-        return b""
-    if isinstance(value, Call) and value.named("_codecs.encode"):
-        text, encoding = value.args
-        if encoding not in ("latin1", "latin-1"):
-            raise MalformedError("an unknown encoding")
-        if not isinstance(text, str):
-            raise MalformedError("no text to encode")
-        return text.encode("latin-1")
-    if isinstance(value, str):  # protocol 2 and below, written by Python 2
-        return value.encode("latin-1")
-    if not isinstance(value, bytes):
-        raise MalformedError("no bytes")
-    return value
-
-
-def _array(raw: bytes, dtype: DType, shape: tuple[int, ...], fortran: bool, little_endian: bool) -> TensorSpec:
-    strides = [1] * len(shape)
-    order = range(len(shape)) if fortran else reversed(range(len(shape)))
-    step = 1
-    for axis in order:
-        strides[axis] = step
-        step *= max(shape[axis], 1)
-    return TensorSpec(dtype=dtype, shape=shape, strides=tuple(strides), inline=raw, little_endian=little_endian)
-
-
-def _from_array(call: Call) -> list[TensorSpec] | None:
-    _, size, dtype, fortran, raw = call.state
-    if isinstance(raw, list):  # an array of objects
-        return None
-    element, little_endian = _numpy_dtype(dtype)
-    return [_array(_as_bytes(raw), element, _sizes(size), bool(fortran), little_endian)]
-
-
-def _from_buffer(call: Call) -> list[TensorSpec]:
-    raw, dtype, size, order = call.args
-    element, little_endian = _numpy_dtype(dtype)
-    return [_array(_as_bytes(raw), element, _sizes(size), order == "F", little_endian)]
 
 
 _REBUILDERS: dict[str, Callable[[Call], list[TensorSpec] | None]] = {
@@ -329,8 +197,5 @@ _REBUILDERS: dict[str, Callable[[Call], list[TensorSpec] | None]] = {
     _UTILS + "_rebuild_meta_tensor_no_storage": _from_meta,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch._tensor._rebuild_from_type": _from_type,
-    "numpy.core.multiarray._reconstruct": _from_array,
-    "numpy._core.multiarray._reconstruct": _from_array,
-    "numpy.core.numeric._frombuffer": _from_buffer,
-    "numpy._core.numeric._frombuffer": _from_buffer,
+    **arrays.REBUILDERS,
 }

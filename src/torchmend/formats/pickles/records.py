@@ -1,7 +1,20 @@
 """What stands in for everything that a pickle would import, call or load."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+
+class PlacedFloat(float):
+    """A float that knows where in the pickle its eight bytes stand."""
+
+    __slots__ = ("at",)
+    at: int
+
+    def __new__(cls, value: float, at: int) -> Self:
+        """Make one from a value and a position."""
+        made = super().__new__(cls, value)
+        made.at = at
+        return made
 
 
 @dataclass(frozen=True, slots=True)

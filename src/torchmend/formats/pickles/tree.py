@@ -7,26 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchmend.facts import paths
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
+from torchmend.facts.paths import LONGEST_NUMBER, LONGEST_TEXT, Path, joined
 from torchmend.facts.tensors import Scalar
-from torchmend.formats.pickles.rebuild import (
-    MalformedError,
-    TensorSpec,
-    plain_number,
-    tensors_of,
-    wrapped_parts,
-)
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey
+from torchmend.formats.pickles.arrays import plain_number
+from torchmend.formats.pickles.rebuild import tensors_of, wrapped_parts
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, PlacedFloat
+from torchmend.formats.pickles.specs import MalformedError, TensorSpec
+
+__all__ = ["Tree", "joined", "read_tree", "split_paths"]
 
 DEEPEST = 400
-LONGEST_TEXT = 200
-"""Characters of metadata texts that are kept."""
-
-LONGEST_NUMBER = 256
-"""Bits of whole numbers that are kept; Python refuses to print very long ones."""
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +71,9 @@ def read_tree(root: Any) -> Tree:
 
 
 def _is_leaf(tree: Tree, path: Path, value: Any) -> bool:
+    if isinstance(value, PlacedFloat):
+        tree.scalars.append(Scalar(path=path, value=float(value), place=value.at))
+        return True
     if isinstance(value, bool | int | float):
         if isinstance(value, float) or value.bit_length() <= LONGEST_NUMBER:
             tree.scalars.append(Scalar(path=path, value=value))
@@ -117,32 +113,12 @@ def _children(tree: Tree, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
 
 def _entries(tree: Tree, path: Path, mapping: dict[Any, Any]) -> Iterator[tuple[Path, Any]]:
     if isinstance(mapping.get("param_groups"), list) and "state" in mapping:
-        tree.optimizers[path] = _parameter_keys(mapping["param_groups"])
+        tree.optimizers[path] = paths.parameter_keys(mapping["param_groups"], _component)
     yield from (((*path, _component(key)), value) for key, value in mapping.items())
 
 
 def _component(key: Any) -> str | int:
-    if isinstance(key, OpaqueKey) or (isinstance(key, int) and key.bit_length() > LONGEST_NUMBER):
-        return "(unnamed)"
-    if isinstance(key, bytes):
-        return key.decode("latin-1")
-    return key if isinstance(key, str | int) else str(key)
-
-
-def _parameter_keys(groups: list[Any]) -> tuple[tuple[str, str | None], ...]:
-    keys: list[tuple[str, str | None]] = []
-    for group in groups:
-        if not isinstance(group, dict) or not isinstance(group.get("params"), list):
-            continue
-        params = group["params"]
-        names = group.get("param_names")
-        known = names if isinstance(names, list) and len(names) == len(params) else [None] * len(params)
-        keys += [
-            (str(_component(key)), name if isinstance(name, str) else None)
-            for key, name in zip(params, known, strict=True)
-            if isinstance(key, str | int)
-        ]
-    return tuple(keys)
+    return "(unnamed)" if isinstance(key, OpaqueKey) else paths.component(key)
 
 
 def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, Any]]:
@@ -184,32 +160,5 @@ def _module_entries(path: Path, state: dict[Any, Any]) -> Iterator[tuple[Path, A
 
 
 def split_paths(tree: Tree) -> list[tuple[str, str]]:
-    """Split each leaf's path into the container that it stands in and its name there.
-
-    A container is the outermost place that is an optimizer's state, a whole module, or a mapping at least
-    half of whose tensors stand in it directly; failing all, the mapping around the tensor.
-    """
-    direct: dict[Path, int] = {}
-    total: dict[Path, int] = {}
-    for path, _ in tree.leaves:
-        direct[path[:-1]] = direct.get(path[:-1], 0) + 1
-        for depth in range(len(path)):
-            total[path[:depth]] = total.get(path[:depth], 0) + 1
-
-    def depth_of_container(path: Path) -> int:
-        for depth in range(len(path)):
-            here = path[:depth]
-            if here in tree.optimizers or here in tree.modules or 2 * direct.get(here, 0) >= total[here]:
-                return depth
-        return max(len(path) - 1, 0)
-
-    depths = [depth_of_container(path) for path, _ in tree.leaves]
-    return [
-        (joined(path[:depth]), joined(path[depth:]) or "(tensor)")
-        for (path, _), depth in zip(tree.leaves, depths, strict=True)
-    ]
-
-
-def joined(path: Path) -> str:
-    """Write a path with dots."""
-    return ".".join(map(str, path))
+    """Split each leaf's path into the container that it stands in and its name there."""
+    return paths.split_paths([path for path, _ in tree.leaves], tree.optimizers.keys() | tree.modules)

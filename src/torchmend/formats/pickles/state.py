@@ -1,0 +1,137 @@
+"""The state of a pickle that is being read: stream, stack, memo, and a budget of memory."""
+
+import struct
+from typing import Any
+
+from torchmend.facts.codes import Code
+from torchmend.facts.errors import FileError
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey
+
+MOST_MEMORY = 4 << 30
+"""Bytes, by estimate, that the objects of one pickle may take."""
+
+OBJECT_COST = 160
+"""Bytes that one container or record takes, estimated from above for CPython 3.11 with its memo entry."""
+
+MARK = object()
+"""Lies on the stack where a pickle has put a mark."""
+
+
+class State:
+    """The stream, the stack and the memo of a pickle that is being read.
+
+    Args:
+        data: The bytes; what follows the pickle's end is left alone.
+        start: Where the pickle begins.
+    """
+
+    def __init__(self, data: bytes, start: int = 0) -> None:
+        self.data = data
+        self.position = start
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.budget = MOST_MEMORY
+        self.calls: dict[str, Call] = {}
+
+    def over_limit(self, what: str) -> FileError:
+        """Make the error for a pickle that asks for too much."""
+        return FileError(
+            Code.UNREADABLE,
+            f"The pickle inside asks for too much: {what}.",
+            "No real checkpoint does; do not load this file with anything else either.",
+        )
+
+    def spend(self, nbytes: int) -> None:
+        """Take memory from the budget."""
+        self.budget -= nbytes
+        if self.budget < 0:
+            raise self.over_limit(f"objects of more than {MOST_MEMORY >> 20:,} MiB")
+
+    # Reading the stream
+
+    def take(self, length: int) -> bytes:
+        """Consume that many bytes."""
+        end = self.position + length
+        if length < 0 or end > len(self.data):
+            raise ValueError("claims more bytes than there are")
+        chunk = self.data[self.position : end]
+        self.position = end
+        return chunk
+
+    def number(self, layout: struct.Struct) -> Any:
+        """Consume one number."""
+        return layout.unpack(self.take(layout.size))[0]
+
+    def line(self) -> bytes:
+        """Consume up to and including the next newline; return it without."""
+        end = self.data.index(b"\n", self.position)
+        text = self.data[self.position : end]
+        self.position = end + 1
+        return text
+
+    # The stack
+
+    def push(self, value: Any) -> None:
+        """Put a value on the stack."""
+        self.stack.append(value)
+
+    def create(self, value: Any) -> None:
+        """Put a new container or record on the stack, and account for it."""
+        self.spend(OBJECT_COST)
+        self.stack.append(value)
+
+    def since_mark(self) -> list[Any]:
+        """Remove and return everything above the topmost mark, and the mark."""
+        stack = self.stack
+        for at in range(len(stack) - 1, -1, -1):
+            if stack[at] is MARK:
+                values = stack[at + 1 :]
+                del stack[at:]
+                return values
+        raise ValueError("no mark")
+
+    def pop(self) -> Any:
+        """Remove and return the topmost value, which must not be a mark."""
+        value = self.stack.pop()
+        if value is MARK:
+            raise ValueError("a mark where a value is expected")
+        return value
+
+    # Building
+
+    def extend(self, target: Any, values: list[Any]) -> None:
+        """Carry out APPENDS and ADDITEMS."""
+        self.spend(8 * len(values))
+        if isinstance(target, Call):
+            target.items = target.items or []
+            target.items.extend(values)
+        else:
+            target.extend(values)
+
+    def update(self, target: Any, values: list[Any]) -> None:
+        """Carry out SETITEMS; later values win, as in Python."""
+        self.spend(100 * len(values))
+        if isinstance(target, Call):
+            target.pairs = {} if target.pairs is None else target.pairs
+            target = target.pairs
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            target[key if _is_plain(key) else OpaqueKey(key)] = value
+
+    def build(self, target: Any, state: Any) -> None:
+        """Carry out BUILD: keep the state, apply nothing."""
+        if isinstance(target, Call):
+            target.state = state
+
+    def call(self, func: Any, args: Any) -> None:
+        """Record a call; the first of each function is kept for the report."""
+        self.construct(func, args)
+        if isinstance(func, Global):
+            self.calls.setdefault(func.dotted, self.stack[-1])
+
+    def construct(self, cls: Any, args: Any) -> None:
+        """Record that an object was to be made without calling anything but its class."""
+        self.create(Call(cls, args))
+
+
+def _is_plain(key: Any) -> bool:
+    return key is None or isinstance(key, str | int | float | bytes)
