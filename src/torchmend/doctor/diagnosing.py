@@ -7,16 +7,20 @@ from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.findings import Diagnosis, Finding, Skipped
 from torchmend.formats.registry import SUFFIXES
+from torchmend.rules.files import judge_calls, judge_structure
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
 
 
-def diagnose_file(path: str | Path, progress: ScanProgress | None = None) -> Diagnosis:
+def diagnose_file(
+    path: str | Path, progress: ScanProgress | None = None, *, verify_checksums: bool = False
+) -> Diagnosis:
     """Diagnose a checkpoint file, whatever state it is in.
 
     Args:
         path: The file.
         progress: Told how far the scan is.
+        verify_checksums: Whether to compare every checksum in the file with its bytes.
 
     Returns:
         The diagnosis. A file that cannot be read gives one with a TM9xx finding.
@@ -28,15 +32,21 @@ def diagnose_file(path: str | Path, progress: ScanProgress | None = None) -> Dia
     try:
         with FileSource(path) as source:
             source.report_to(progress)
-            return diagnose_source(source)
+            return diagnose_source(source, verify_checksums=verify_checksums)
     except FileError as error:
         finding = Finding(code=error.code, severity=Severity.ERROR, message=error.message, remedy=error.remedy)
         return Diagnosis(source=str(path), nbytes=_size(path), findings=(finding,))
 
 
-def diagnose_source(source: FileSource) -> Diagnosis:
+def diagnose_source(source: FileSource, *, verify_checksums: bool = False) -> Diagnosis:
     """Diagnose a file that is already open."""
     unchecked, skipped = _unchecked(source)
+    contents = source.contents
+    structure = (
+        *judge_structure((*contents.oddities, *(source.wrong_checksums() if verify_checksums else ()))),
+        *judge_calls(contents.calls),
+    )
+    judged = sorted((*structure, *judge(source)), key=lambda finding: -finding.severity)
     return Diagnosis(
         source=str(source.path),
         format=source.contents.format,
@@ -46,7 +56,7 @@ def diagnose_source(source: FileSource) -> Diagnosis:
         refs=source.refs,
         measures=source.measures,
         scalars=source.contents.scalars,
-        findings=(*unchecked, *judge(source)),
+        findings=(*unchecked, *judged),
         skipped=skipped,
     )
 

@@ -12,11 +12,12 @@ from torchmend.facts.errors import RepairError
 from torchmend.facts.findings import Measure
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Role, Scalar, TensorRef
-from torchmend.formats.contents import Contents, StoredTensor
+from torchmend.formats.checksums import wrong_checksums
+from torchmend.formats.contents import Contents, Oddity, StoredTensor
 from torchmend.formats.registry import read_contents
 from torchmend.measure.bits import Raw, decode_any
 from torchmend.measure.chunks import flat_chunks
-from torchmend.measure.scan import Progress, Request, measure
+from torchmend.measure.scan import Progress, Request, available_cores, measure
 from torchmend.rules.judge import may_be_constant, needs_counting
 from torchmend.rules.roles import assign_roles
 
@@ -73,6 +74,13 @@ class FileSource:
         results = measure(requests, progress=self.progress)
         self.contents.file.check_unchanged()
         return {ref: results[key] for key, aliases in by_storage.items() for ref in aliases}
+
+    def wrong_checksums(self) -> list[Oddity]:
+        """Compare every checksum in the file with its bytes."""
+        file = self.contents.file
+        found = wrong_checksums(file.buffer, self.contents.records, threads=available_cores())
+        file.check_unchanged()
+        return found
 
     def _request(self, key: Hashable, aliases: list[TensorRef]) -> Request:
         first = aliases[0]

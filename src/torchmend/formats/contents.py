@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DType, Kind
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.mapped import Buffer, MappedFile
@@ -105,14 +106,29 @@ class Record:
     """A stretch of the file with a checksum of its own.
 
     Args:
+        name: What the file calls it.
         extent: The bytes that the checksum covers.
         crc: The CRC-32 as stored.
         crc_at: Every place in the file where that CRC-32 stands, as four bytes, little-endian.
     """
 
+    name: str
     extent: Extent
     crc: int
     crc_at: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oddity:
+    """Something about the file's own structure that no writer makes, or that is unusual.
+
+    Args:
+        code: The TM9xx code under which a report lists it.
+        detail: What and where, in a few words.
+    """
+
+    code: Code
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +143,8 @@ class Contents:
         optimizers: For each container that is an optimizer's state, its parameters' keys in the order of
             `param_groups`, and their names where the file tells them.
         records: Stretches with checksums.
+        oddities: What is wrong or unusual about the structure.
+        calls: Functions that a pickle inside wanted to call, each with the arguments of its first call, shortened.
     """
 
     file: MappedFile
@@ -135,3 +153,5 @@ class Contents:
     scalars: tuple[Scalar, ...] = ()
     optimizers: dict[str, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
+    oddities: tuple[Oddity, ...] = ()
+    calls: dict[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from torchmend.facts.dtypes import DTYPES
 from torchmend.facts.errors import FileError
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, Extent, StoredTensor
+from torchmend.formats.layout import duplicates, overlaps, pieces_of, unreferenced
 from torchmend.formats.mapped import MappedFile
 
 LARGEST_HEADER = 100_000_000
@@ -44,7 +45,8 @@ def read(file: MappedFile) -> Contents:
     if 8 + length > file.size:
         raise _truncated(f"a header of {length:,} bytes", file)
     try:
-        header: Any = json.loads(file.read(8, length))
+        names: list[str] = []
+        header: Any = json.loads(file.read(8, length), object_pairs_hook=lambda pairs: _object(pairs, names))
     except (ValueError, RecursionError) as error:
         raise _malformed(f"its header is no JSON ({error})") from None
     if not isinstance(header, dict):
@@ -52,12 +54,21 @@ def read(file: MappedFile) -> Contents:
     metadata = header.pop("__metadata__", None) or {}
     tensors = tuple(_tensor(name, entry, 8 + length, file) for name, entry in header.items())
     scalars = metadata.items() if isinstance(metadata, dict) else ()
+    pieces = pieces_of(tensors)
+    gaps = max(file.size - 8 - length - sum(piece.end - piece.start for piece in pieces), 0)
     return Contents(
         file=file,
         format="safetensors",
         tensors=tuple(sorted(tensors, key=lambda t: t.extent.start if t.extent else 0)),
         scalars=tuple(Scalar(path=(key,), value=str(value)) for key, value in scalars),
+        oddities=(*duplicates(names), *overlaps(pieces), *unreferenced((), (), gaps)),
     )
+
+
+def _object(pairs: list[tuple[str, Any]], names: list[str]) -> dict[str, Any]:
+    """Make a JSON object, and note the names that stand in it; those of the outermost object come last."""
+    names[:] = [name for name, _ in pairs]
+    return dict(pairs)
 
 
 def _malformed(what: str) -> FileError:

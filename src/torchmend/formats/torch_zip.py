@@ -1,9 +1,14 @@
 """Checkpoints as `torch.save` writes them since torch 1.6: a zip archive with a pickle and raw storages."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DTYPES
 from torchmend.facts.errors import FileError
-from torchmend.formats.contents import Contents, Extent, Record, StoredTensor
+from torchmend.facts.tensors import Scalar
+from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
+from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import TensorSpec
@@ -11,6 +16,7 @@ from torchmend.formats.pickles.tree import joined, read_tree, split_paths
 from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
 
 LARGEST_PICKLE = 2 << 30
+LONGEST_DESCRIPTOR = 24
 
 
 def recognises(file: MappedFile) -> bool:
@@ -24,7 +30,8 @@ def read(file: MappedFile) -> Contents:
     Raises:
         FileError: It is cut off, malformed, or an archive of something else.
     """
-    members = read_members(file)
+    listed = read_members(file)
+    members = {member.name: member for member in listed}
     pickle_name = next((name for name in members if name.endswith("data.pkl")), None)
     if pickle_name is None:
         raise FileError(
@@ -33,7 +40,9 @@ def read(file: MappedFile) -> Contents:
             "Name a file that torch.save wrote.",
         )
     root = pickle_name.removesuffix("data.pkl")
-    tree = read_tree(Machine(read_member(file, members[pickle_name], LARGEST_PICKLE)).run())
+    pickled = members[pickle_name]
+    machine = Machine(read_member(file, pickled, LARGEST_PICKLE))
+    tree = read_tree(machine.run())
     little_endian = _is_little_endian(file, members.get(root + "byteorder"))
     tensors = [
         _place(
@@ -50,14 +59,40 @@ def read(file: MappedFile) -> Contents:
         file=file,
         format="torch zip",
         tensors=tuple(tensors),
-        scalars=tuple(tree.scalars),
+        scalars=tuple(_placed(scalar, pickled) for scalar in tree.scalars),
         optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
         records=tuple(
-            Record(extent=Extent(start=m.start, nbytes=m.nbytes), crc=m.crc, crc_at=m.crc_at)
+            Record(name=m.name, extent=Extent(start=m.start, nbytes=m.nbytes), crc=m.crc, crc_at=m.crc_at)
             for m in members.values()
             if m.method == STORED and m.nbytes
         ),
+        oddities=tuple(_oddities(listed, f"{root}data/", tensors)),
+        calls={name: call.shown() for name, call in machine.calls.items()},
     )
+
+
+def _placed(scalar: Scalar, pickled: Member) -> Scalar:
+    """Turn a place in the pickle into a place in the file; a compressed pickle has none."""
+    if scalar.place is None:
+        return scalar
+    return replace(scalar, place=pickled.start + scalar.place if pickled.method == STORED else None)
+
+
+def _oddities(members: list[Member], storage_prefix: str, tensors: list[StoredTensor]) -> Iterator[Oddity]:
+    yield from duplicates(member.name for member in members)
+    yield from overlaps(Piece(name=m.name, start=m.header, end=m.start + m.nbytes) for m in members)
+    storages = [m for m in members if m.name.startswith(storage_prefix) and m.method == STORED]
+    pieces = [Piece(name=m.name, start=m.start, end=m.start + m.nbytes) for m in storages]
+    yield from unreferenced(pieces, tensors, _gaps(members))
+
+
+def _gaps(members: list[Member]) -> int:
+    """Count the bytes before and between members that are neither headers nor descriptors."""
+    gaps, end = 0, 0
+    for member in sorted(members, key=lambda m: m.header):
+        gaps += max(member.header - end - LONGEST_DESCRIPTOR, 0)
+        end = max(end, member.start + member.nbytes)
+    return gaps
 
 
 def _is_little_endian(file: MappedFile, member: Member | None) -> bool:

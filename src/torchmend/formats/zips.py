@@ -32,6 +32,7 @@ class Member:
         name: As the archive spells it.
         method: 0 stored, 8 deflated.
         crc: CRC-32 of the uncompressed bytes, as the central directory has it.
+        header: Where its local header starts in the file.
         start: Where its bytes start in the file.
         nbytes: How many bytes it takes in the file.
         size: How many it has uncompressed.
@@ -41,14 +42,15 @@ class Member:
     name: str
     method: int
     crc: int
+    header: int
     start: int
     nbytes: int
     size: int
     crc_at: tuple[int, ...]
 
 
-def read_members(file: MappedFile) -> dict[str, Member]:
-    """List the archive's members by name, in the order of the central directory.
+def read_members(file: MappedFile) -> list[Member]:
+    """List the archive's members in the order of the central directory.
 
     Raises:
         FileError: The archive is cut off, or its parts contradict each other.
@@ -57,13 +59,13 @@ def read_members(file: MappedFile) -> dict[str, Member]:
     if start + size > file.size or count * _CENTRAL.size > size:
         raise _malformed(f"a directory of {count:,} members at byte {start:,} in a file of {file.size:,} bytes")
     directory = file.read(start, size)
-    members: dict[str, Member] = {}
+    members: list[Member] = []
     at = 0
     for _ in range(count):
         if at + _CENTRAL.size > len(directory):
             raise _malformed("a directory that ends inside an entry")
         member, length = _read_entry(file, directory, at, start)
-        members[member.name] = member
+        members.append(member)
         at += length
     return members
 
@@ -124,7 +126,9 @@ def _read_entry(file: MappedFile, directory: bytes, at: int, start: int) -> tupl
         marked = file.read(data + nbytes, 4) == b"PK\x07\x08"
         crc_at.append(data + nbytes + (4 if marked else 0))
     crc_at = [place for place in crc_at if file.read(place, 4) == struct.pack("<L", crc)]
-    member = Member(name=name, method=method, crc=crc, start=data, nbytes=nbytes, size=size, crc_at=tuple(crc_at))
+    member = Member(
+        name=name, method=method, crc=crc, header=header, start=data, nbytes=nbytes, size=size, crc_at=tuple(crc_at)
+    )
     return member, length
 
 

@@ -14,6 +14,9 @@ ParameterKeys = Sequence[tuple[str, str | None]]
 _FIRST_MOMENTS = {"exp_avg", "momentum_buffer", "grad_avg", "exp_avg_diff", "mu", "exp_avg_slow"}
 _SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta",
                    "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var", "variance", "nu"}  # fmt: skip
+MISFITS = 10
+"""One moment in so many may have another shape than its parameter, and the order still counts."""
+
 _UNMISTAKABLE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 _SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged)([._]|$)|(^|[._])avg_model([._]|$)")
@@ -117,7 +120,8 @@ def _owners(keys: ParameterKeys, members: Sequence[TensorRef], live: Sequence[Te
     """Map keys of the optimizer's `state` to paths of parameters; empty where the file does not tell.
 
     The order of `param_groups` is that of `model.parameters()`, or of its matrices followed by its vectors
-    where weight decay was split off. An order counts only if every moment has its parameter's shape.
+    where weight decay was split off. An order counts if every moment has its parameter's shape, or failing that
+    nine in ten of them.
     """
     by_path = {ref.name: ref for ref in live} | {ref.path: ref for ref in live}
     named = {key: by_path[name].path for key, name in keys if name is not None and name in by_path}
@@ -129,12 +133,16 @@ def _owners(keys: ParameterKeys, members: Sequence[TensorRef], live: Sequence[Te
     by_container: dict[str, list[TensorRef]] = defaultdict(list)
     for ref in live:
         by_container[ref.container].append(ref)
-    for parameters in (list(live), *by_container.values()):
-        split = sorted(parameters, key=lambda ref: len(ref.shape) < 2)
-        for order in (parameters, split):
-            if len(order) == len(keys) and all(
-                shapes.get(key, ref.shape) == ref.shape for (key, _), ref in zip(keys, order, strict=True)
-            ):
+    orders = [
+        order
+        for parameters in (list(live), *by_container.values())
+        for order in (parameters, sorted(parameters, key=lambda ref: len(ref.shape) < 2))
+        if len(order) == len(keys)
+    ]
+    for allowed in (0, len(keys) // MISFITS):
+        for order in orders:
+            misfits = sum(shapes.get(key, ref.shape) != ref.shape for (key, _), ref in zip(keys, order, strict=True))
+            if misfits <= allowed:
                 return {key: ref.path for (key, _), ref in zip(keys, order, strict=True)}
     return {key: by_path[key].path for key, _ in keys if key in by_path}
 

@@ -64,9 +64,7 @@ def outlying(evidence: Evidence) -> Iterator[Finding]:
     for layer in evidence.layers:
         for ref, values, far in _far_channels(evidence, layer):
             detail = f"{_channels(far)}: {values[far][0]:.3g}, where the layer's median is {np.median(values):.3g}"
-            yield finding(
-                Code.STATISTIC_OUTLIER, Severity.WARNING, ref, measure=evidence.measures[ref], detail=detail
-            )
+            yield finding(Code.STATISTIC_OUTLIER, Severity.WARNING, ref, measure=evidence.measures[ref], detail=detail)
 
 
 def _far_channels(evidence: Evidence, layer: NormLayer) -> Iterator[tuple[TensorRef, Vector, NDArray[np.bool_]]]:
@@ -115,13 +113,16 @@ def _far_means(means: Vector, variances: Vector) -> NDArray[np.bool_]:
 def batch_counts(evidence: Evidence) -> Iterator[Finding]:
     """Find counters that are negative, or contradict the statistics or the other layers."""
     counts: dict[tuple[str, bool], dict[TensorRef, int]] = defaultdict(dict)
+    moved: dict[tuple[str, bool], list[TensorRef]] = defaultdict(list)
     for layer, ref, count in _counted_layers(evidence):
         counts[layer.container, layer.averaged][ref] = count
         if count < 0:
-            detail = f"{count:,}"
-            yield finding(Code.BATCH_COUNT, Severity.WARNING, ref, detail=detail)
+            yield finding(Code.BATCH_COUNT, Severity.WARNING, ref, detail=f"{count:,}")
         elif count == 0 and _has_moved(evidence, layer):
-            yield finding(Code.BATCH_COUNT, Severity.NOTE, ref, detail="0, although the statistics have moved")
+            moved[layer.container, layer.averaged].append(ref)
+    for key, refs in moved.items():
+        detail = f"0 in {len(refs)} of {len(counts[key])} layers, although the statistics have moved"
+        yield finding(Code.BATCH_COUNT, Severity.NOTE, refs[0], detail=detail)
     for seen in counts.values():
         frequency = Counter(count for count in seen.values() if count > 0).most_common()
         if len(frequency) > 1:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+LONGEST_ARGUMENT = 60
+"""Characters of an argument that are shown."""
+
 
 class PlacedFloat(float):
     """A float that knows where in the pickle its eight bytes stand."""
@@ -47,6 +50,13 @@ class Call:
     state: Any = None
     items: list[Any] | None = None
     pairs: dict[Any, Any] | None = None
+
+    def shown(self) -> str:
+        """Write the call as Python would, shortened."""
+        name = self.func.dotted if isinstance(self.func, Global) else "(...)"
+        args = self.args if isinstance(self.args, tuple) else (self.args,)
+        texts = (repr(a)[:LONGEST_ARGUMENT] if isinstance(a, str | bytes | float) else "..." for a in args[:3])
+        return f"{name}({', '.join(texts)}{', ...' if len(args) > 3 else ''})"
 
     def named(self, *dotted: str) -> bool:
         """Return whether it is a call of one of these dotted names."""

@@ -1,0 +1,40 @@
+"""Compare checksums that a file carries with its bytes: bit rot, and careless patches, show here."""
+
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from torchmend.facts.codes import Code
+from torchmend.formats.contents import Oddity, Record
+from torchmend.formats.mapped import Buffer
+from torchmend.measure.chunks import CHUNK_BYTES
+
+
+def crc_of(buffer: Buffer, start: int, nbytes: int) -> int:
+    """Return the CRC-32 of a stretch of a buffer, read in bounded pieces."""
+    crc = 0
+    with memoryview(buffer) as view:
+        for at in range(start, start + nbytes, CHUNK_BYTES):
+            crc = zlib.crc32(view[at : min(at + CHUNK_BYTES, start + nbytes)], crc)
+    return crc
+
+
+def wrong_checksums(buffer: Buffer, records: Sequence[Record], *, threads: int) -> list[Oddity]:
+    """Return one oddity for each record whose bytes do not have the CRC-32 that is stored for them.
+
+    A stored sum of zero means that none was computed, unless it happens to be right.
+
+    Args:
+        buffer: The file.
+        records: Where checksums are.
+        threads: How many to use; `zlib` works without the interpreter's lock.
+    """
+    checked = [record for record in records if record.crc]
+    with ThreadPoolExecutor(threads) as pool:
+        sums = pool.map(lambda record: crc_of(buffer, record.extent.start, record.extent.nbytes), checked)
+        wrong = []
+        for record, found in zip(checked, sums, strict=True):
+            if found != record.crc:
+                detail = f"{record.name}: {found:08x}, where the file says {record.crc:08x}"
+                wrong.append(Oddity(code=Code.WRONG_CHECKSUM, detail=detail))
+    return wrong
