@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+import bad_files
 import checkpoints
 from checkpoints import torchmend
 
@@ -47,6 +48,17 @@ def stock(tmp_path_factory):
     checkpoints.save(checkpoints.nan_weight(fresh()), folder / "run" / "iter_2000.pth", age=200)
     (folder / "run" / "iter_3000.pth").write_bytes(whole[:100_000])
     checkpoints.made_at(folder / "run" / "iter_3000.pth", 100)
+    bad = folder / "bad"
+    bad.mkdir()
+    bad_files.rezipped(bad / "deflated.pth")
+    bad_files.with_flipped_bit(bad / "flipped.pth")
+    bad_files.claiming_a_gigabyte(bad / "claims.pth")
+    bad_files.announcing_a_gigabyte(bad / "announces.safetensors")
+    bad_files.bomb(bad / "bomb.pth")
+    bad_files.hostile(bad / "hostile.pth")
+    bad_files.deep(bad / "deep.pth")
+    bad_files.legacy(bad / "legacy.pth")
+    bad_files.plain_pickle(bad / "pickle.pth")
     return folder
 
 

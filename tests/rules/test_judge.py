@@ -190,9 +190,8 @@ def test_what_is_wrong_or_unusual_gives_its_code_and_severity(case):
 
 
 @pytest.mark.parametrize("case", SPEAKS)
-def test_nothing_but_errors_and_warnings_about_damage_stands_beside_a_note(case):
-    """A note never comes with an error that the case does not name: rules do not echo each other."""
-    code, severity, given = SPEAKS[case]
+def test_no_other_error_stands_beside_it(case):
+    code, _, given = SPEAKS[case]
     echoes = {Code.LIVE_NOT_FINITE: {Code.WEIGHT_NOT_FINITE}}
     errors = {f.code for f in judge(given) if f.severity is E}
     assert errors <= {code} | echoes.get(code, set())

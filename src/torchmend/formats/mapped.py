@@ -4,12 +4,15 @@ import mmap
 import os
 import stat
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError, SourceChangedError
 
 Buffer = bytes | mmap.mmap
+
+LARGEST_READ = 256 << 20
+"""The largest file that is read into memory where it cannot be mapped."""
 
 
 class MappedFile:
@@ -24,6 +27,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.buffer: Buffer
         try:
             mode = path.stat().st_mode
             if stat.S_ISDIR(mode):
@@ -39,7 +43,7 @@ class MappedFile:
                         "The file is empty (0 bytes).",
                         "The save was probably interrupted before it wrote anything; use an earlier checkpoint.",
                     )
-                self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.buffer = _mapped(file, self.size)
         except FileNotFoundError:
             raise FileError(
                 Code.UNREADABLE,
@@ -72,7 +76,8 @@ class MappedFile:
     def close(self) -> None:
         """Unmap the file, unless arrays still look into it; those keep it mapped until they are gone."""
         try:
-            self.buffer.close()
+            if isinstance(self.buffer, mmap.mmap):
+                self.buffer.close()
         except BufferError:
             pass
 
@@ -81,6 +86,29 @@ class MappedFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _mapped(file: BinaryIO, size: int) -> Buffer:
+    """Map the file; where the file system shares no maps, map privately, and failing that read it if it is small.
+
+    Some network and FUSE file systems refuse shared maps, others all of them; a 32-bit process has no room for
+    large ones.
+    """
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError, OverflowError) as refused:
+        if hasattr(mmap, "MAP_PRIVATE"):
+            try:
+                return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+            except (OSError, ValueError, OverflowError):
+                pass
+        if size <= LARGEST_READ:
+            return file.read(LARGEST_READ)
+        raise FileError(
+            Code.UNREADABLE,
+            f"The file system of this file cannot map it into memory: {refused}.",
+            "Copy the file to a local disk and check the copy.",
+        ) from None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -16,6 +16,9 @@ from torchmend.formats.pickles.tree import joined, read_tree, split_paths
 from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
 
 LARGEST_PICKLE = 2 << 30
+LARGEST_INFLATED = 256 << 20
+"""A compressed pickle may be small and inflate to anything; no index of tensors is this long."""
+
 LONGEST_DESCRIPTOR = 24
 
 
@@ -41,7 +44,8 @@ def read(file: MappedFile) -> Contents:
         )
     root = pickle_name.removesuffix("data.pkl")
     pickled = members[pickle_name]
-    machine = Machine(read_member(file, pickled, LARGEST_PICKLE))
+    limit = LARGEST_PICKLE if pickled.method == STORED else LARGEST_INFLATED
+    machine = Machine(read_member(file, pickled, limit))
     tree = read_tree(machine.run())
     little_endian = _is_little_endian(file, members.get(root + "byteorder"))
     tensors = [
