@@ -151,3 +151,33 @@ def test_the_script_itself_runs(damaged):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("Fixed checkpoint saved: damaged_FIXED.pth\n")
+
+
+@pytest.fixture
+def rate(tmp_path, monkeypatch):
+    """Give the name of a checkpoint with a NaN learning rate in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = checkpoints.training_checkpoint()
+    checkpoint["optimizer_state_dict"]["param_groups"][0]["lr"] = float("nan")
+    checkpoints.save(checkpoint, tmp_path / "rate.pth")
+    return Path("rate.pth")
+
+
+def test_a_learning_rate_is_repaired_with_the_option_that_the_report_names(rate):
+    outcome = diagnose_and_fix("--checkpoint", rate)
+    assert outcome.rc == 1
+    assert outcome.stdout.endswith("diagnose_and_fix.py --checkpoint rate.pth --fix --metadata\n")
+    assert diagnose_and_fix("--checkpoint", rate, "--fix", "--metadata").rc == 0
+    repaired = checkpoints.load(Path("rate_FIXED.pth"))["optimizer_state_dict"]["param_groups"][0]["lr"]
+    assert repaired > 0
+
+
+def test_a_learning_rate_is_refused_without_that_option(rate):
+    outcome = diagnose_and_fix("--checkpoint", rate, "--fix")
+    assert outcome.rc == 1
+    assert "--metadata" in outcome.stdout
+    assert not Path("rate_FIXED.pth").exists()
+
+
+def test_a_repair_that_needs_a_donor_is_not_promised_without_one(refused):
+    assert "To repair it" not in diagnose_and_fix("--checkpoint", refused).stdout

@@ -1,6 +1,7 @@
 """`torchmend diagnose`: what it prints for whom, and what it returns."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -186,7 +187,7 @@ def test_ignoring_does_not_hide_that_a_file_was_not_checked(folder):
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])
-@pytest.mark.parametrize("prefix", ["XX", "TM5", "TM1011"])
+@pytest.mark.parametrize("prefix", ["XX", "TM6", "TM1011"])
 def test_a_prefix_that_fits_no_code_exits_2_and_lists_the_codes(folder, option, prefix):
     outcome = torchmend("diagnose", "healthy.pth", option, prefix)
     assert (outcome.rc, outcome.stdout) == (2, "")
@@ -213,16 +214,110 @@ def test_json_of_a_folder_without_checkpoints_is_still_json(tmp_path):
 def test_a_file_that_changes_meanwhile_exits_2_and_leaves_the_rest_reported(folder, monkeypatch):
     real = command.diagnose_file
 
-    def changing(path, progress=None):
+    def changing(path, *arguments, **options):
         if path.name == "healthy.pth":
             raise SourceChangedError("healthy.pth changed while it was read.")
-        return real(path, progress)
+        return real(path, *arguments, **options)
 
     monkeypatch.setattr(command, "diagnose_file", changing)
     outcome = torchmend("diagnose", "healthy.pth", "damaged.pth")
     assert outcome.rc == 2
     assert "healthy.pth changed" in outcome.stderr
     assert "damaged.pth: FIXABLE" in outcome.stdout
+
+
+def test_a_file_that_changes_meanwhile_does_not_keep_the_rest_of_its_folder_from_being_reported(folder, monkeypatch):
+    real = command.diagnose_file
+
+    def changing(path, *arguments, **options):
+        if path.name == "damaged.pth":
+            raise SourceChangedError("damaged.pth changed while it was read.")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(command, "diagnose_file", changing)
+    outcome = torchmend("diagnose", ".")
+    assert outcome.rc == 2
+    assert "healthy.pth: HEALTHY" in outcome.stdout
+
+
+MACHINE_FORMATS = ["json", "sarif", "markdown"]
+
+
+@pytest.mark.parametrize("form", MACHINE_FORMATS)
+@pytest.mark.parametrize(
+    ("paths", "rc"), [(["healthy.pth"], 0), (["healthy.pth", "damaged.pth"], 1), (["."], 2), (["nowhere.pth"], 2)]
+)
+def test_the_exit_code_does_not_depend_on_the_format(folder, form, paths, rc):
+    assert torchmend("diagnose", *paths, "--format", form).rc == rc
+
+
+def test_a_folder_gives_one_sarif_log_with_one_run(folder):
+    log = json.loads(torchmend("diagnose", ".", "--format", "sarif").stdout)
+    (run,) = log["runs"]
+    assert [each["location"]["uri"] for each in run["artifacts"]] == ["damaged.pth", "healthy.pth", "truncated.pth"]
+    assert [each["ruleId"] for each in run["results"]] == ["TM101", "TM902"]
+
+
+def test_a_folder_gives_one_markdown_report(folder):
+    text = torchmend("diagnose", ".", "--format", "markdown").stdout
+    assert text.startswith("## Checkpoints: of 3 files, 1 damaged and 1 could not be checked\n")
+    assert text.endswith("\nNext: `torchmend fix damaged.pth`\n")
+    assert sum(line.startswith("## ") for line in text.splitlines()) == 1
+
+
+def test_a_folder_gives_one_json_report(folder):
+    data = json.loads(torchmend("diagnose", ".", "--format", "json").stdout)
+    assert [each["verdict"] for each in data["results"]] == ["fixable", "healthy", "unchecked"]
+
+
+def test_sarif_of_a_folder_without_checkpoints_says_that_the_run_was_not_successful(tmp_path):
+    outcome = torchmend("diagnose", tmp_path, "--format", "sarif")
+    (run,) = json.loads(outcome.stdout)["runs"]
+    (invocation,) = run["invocations"]
+    assert (outcome.rc, run["results"], invocation["executionSuccessful"]) == (2, [], False)
+    assert "No checkpoint files" in invocation["toolExecutionNotifications"][0]["message"]["text"]
+
+
+def test_markdown_of_a_folder_without_checkpoints_says_that_nothing_was_checked(tmp_path):
+    outcome = torchmend("diagnose", tmp_path, "--format", "markdown")
+    assert outcome.rc == 2
+    assert outcome.stdout.startswith("## Checkpoints: nothing was checked\n\n**Not checked:** No checkpoint files")
+
+
+@pytest.mark.parametrize("form", ["sarif", "markdown"])
+def test_findings_that_were_not_asked_for_are_left_out_of_documents(weights, form):
+    text = torchmend("diagnose", "weights.pth", "--select", "TM2", "--format", form).stdout
+    assert "model_state_dict / refinement_ffc.scales.0.ffc.local_conv.0.weight" in text
+    assert checkpoints.MEAN not in text
+
+
+def flipped(path):
+    """Change one byte of a record of tensor data, and mend no checksum."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = next(each for each in archive.infolist() if each.filename.endswith("data/0"))
+    names = int.from_bytes(data[info.header_offset + 26 : info.header_offset + 28], "little")
+    extra = int.from_bytes(data[info.header_offset + 28 : info.header_offset + 30], "little")
+    data[info.header_offset + 30 + names + extra] ^= 1
+    path.write_bytes(data)
+
+
+def test_checksums_are_compared_on_request_and_a_wrong_one_is_not_to_be_trusted(folder):
+    flipped(folder / "healthy.pth")
+    outcome = torchmend("diagnose", "healthy.pth", "--verify-crc")
+    assert outcome.rc == 1
+    assert "healthy.pth: DO NOT TRUST" in outcome.stdout
+    assert "ERROR TM905 checksum wrong" in outcome.stdout
+
+
+def test_checksums_are_not_compared_without_being_asked_for(folder):
+    flipped(folder / "healthy.pth")
+    assert torchmend("diagnose", "healthy.pth").rc == 0
+
+
+def test_right_checksums_are_no_finding(folder):
+    outcome = torchmend("diagnose", "healthy.pth", "--verify-crc")
+    assert (outcome.rc, outcome.stdout) == (0, torchmend("diagnose", "healthy.pth").stdout)
 
 
 def test_diagnosing_writes_nothing(folder):

@@ -1,5 +1,7 @@
 """The report in the lines of the classic recipe."""
 
+import dataclasses
+
 import pytest
 
 from torchmend.facts.codes import Code, Severity
@@ -24,6 +26,15 @@ VAR = finding(Code.VARIANCE_NEGATIVE, ref(f"{LAYER}.running_var", Role.RUNNING_V
 WEIGHT = finding(Code.WEIGHT_NOT_FINITE, ref("conv.weight", Role.WEIGHT), nan=1)
 MOMENT = finding(Code.FIRST_MOMENT_NOT_FINITE, ref("state.0.exp_avg", Role.FIRST_MOMENT, "optimizer"), nan=1)
 TRUNCATED = Finding(code=Code.TRUNCATED, severity=Severity.ERROR, message="Cut off.", remedy="Use another.")
+SCALE = Finding(
+    code=Code.SCALER_BROKEN,
+    severity=Severity.ERROR,
+    message="It is.",
+    remedy="Do this.",
+    scalar=Scalar(path=("extra", "scale"), value=0.0, place=100),
+    detail="scale 0",
+)
+RATE = dataclasses.replace(SCALE, code=Code.LEARNING_RATE, scalar=Scalar(path=("lr",), value=1.5, place=9), detail="")
 
 
 def lines(*findings, scalars=()):
@@ -99,3 +110,39 @@ def test_the_banner_shows_what_the_trainer_recorded(name, value):
 
 def test_the_banner_does_not_show_numbers_from_deeper_down():
     assert "epoch: 3" not in lines(scalars=(Scalar(path=("scheduler", "epoch"), value=3),))
+
+
+def test_a_number_is_shown_in_one_line_and_counted():
+    found = lines(SCALE)
+    assert "TM402: extra.scale = 0.0: It is. Do this." in found
+    assert "Corrupted numbers beside the model: 1" in found
+
+
+def test_numbers_are_counted_only_where_some_are_damaged():
+    assert not any("numbers beside" in line for line in lines(MEAN))
+
+
+def test_a_number_that_needs_an_option_is_listed_with_it():
+    found = lines(SCALE, RATE)
+    assert found[found.index("Fixable:") + 1 :] == ["  - extra.scale = 0.0", "  - lr = 1.5 (with --metadata)"]
+
+
+def test_what_is_no_error_is_not_called_corrupted():
+    note = dataclasses.replace(MEAN, code=Code.STATISTIC_BEYOND_HALF, severity=Severity.NOTE, detail="70000")
+    found = lines(note)
+    assert f"TM109 [note]: {LAYER}.running_mean: It is. Do this. (70000)" in found
+    assert not any(line.startswith("CORRUPTED") for line in found)
+
+
+def test_errors_stand_before_notes():
+    note = dataclasses.replace(WEIGHT, code=Code.WEIGHT_BEYOND_HALF, severity=Severity.NOTE)
+    found = lines(note, MEAN)
+    (error,) = [at for at, line in enumerate(found) if line.startswith("CORRUPTED")]
+    (noted,) = [at for at, line in enumerate(found) if line.startswith("TM205")]
+    assert error < noted
+
+
+def test_a_weight_with_a_sound_copy_is_listed_as_fixable():
+    copied = dataclasses.replace(WEIGHT, code=Code.LIVE_NOT_FINITE, severity=Severity.NOTE, measure=None)
+    found = lines(WEIGHT, copied)
+    assert found[found.index("Fixable:") + 1].startswith("  - conv.weight")

@@ -7,9 +7,20 @@ import jsonschema
 import pytest
 
 import checkpoints
-from torchmend.facts.findings import Measure
-from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, Refusal, RepairPlan, Rung, Values
-from torchmend.facts.tensors import TensorRef
+from torchmend.facts.codes import Code, Severity
+from torchmend.facts.findings import Diagnosis, Finding, Measure
+from torchmend.facts.plans import (
+    CopyDamaged,
+    Edit,
+    FillAll,
+    FillDamaged,
+    Refusal,
+    RepairPlan,
+    Rung,
+    ScalarEdit,
+    Values,
+)
+from torchmend.facts.tensors import Scalar, TensorRef
 from torchmend.reports import machine
 
 SCHEMA = json.loads(resources.files("torchmend.reports").joinpath("diagnosis.schema.json").read_text(encoding="utf-8"))
@@ -32,6 +43,9 @@ def folder(tmp_path):
     checkpoints.save(checkpoints.infinite_mean(fresh()), tmp_path / "damaged.pth")
     refused = checkpoints.nan_weight(checkpoints.negative_second_moment(fresh()))
     checkpoints.save(refused, tmp_path / "refused.pth")
+    rate = fresh() | {"best_psnr": float("nan"), "losses": checkpoints.torch.tensor([1.0, float("nan")])}
+    rate["optimizer_state_dict"]["param_groups"][0]["lr"] = float("nan")
+    checkpoints.save(rate, tmp_path / "metadata.pth", age=20)
     (tmp_path / "unreadable.pth").write_bytes(b"\x89PNG\r\n\x1a\n")
     return tmp_path
 
@@ -48,6 +62,8 @@ CASES = {
     "refused": (("fix", "refused.pth"), "needs donor"),
     "given": (("fix", "refused.pth", "--donor", "healthy.pth"), "needs donor"),
     "nothing to fix": (("fix", "healthy.pth"), "healthy"),
+    "metadata": (("diagnose", "metadata.pth"), "fixable"),
+    "metadata refused": (("fix", "metadata.pth", "--dry-run"), "fixable"),
     "not fixable": (("fix", "unreadable.pth"), "unchecked"),
 }
 
@@ -132,6 +148,12 @@ def test_other_numbers_stay(value):
 
 
 REF = TensorRef(source="x", container="m", name="a", shape=(4,), dtype="float32")
+SCALAR = Scalar(path=("best", 0), value=float("nan"), place=9)
+
+
+def part(name):
+    """Return a validator for one definition of the schema."""
+    return jsonschema.Draft202012Validator({**SCHEMA, "$ref": f"#/$defs/{name}", "required": [], "properties": {}})
 
 
 @pytest.mark.parametrize(
@@ -146,6 +168,57 @@ REF = TensorRef(source="x", container="m", name="a", shape=(4,), dtype="float32"
 def test_every_kind_of_change_becomes_plain_data(change, data):
     edit = Edit(ref=REF, change=change, count=2, rung=Rung.DONOR)
     assert machine.plan_data(RepairPlan(source="x", edits=(edit,)))["edits"][0]["change"] == data
+
+
+def test_a_fill_of_everything_becomes_plain_data_that_fits_the_schema():
+    edit = Edit(ref=REF, change=FillAll(value=65536.0), count=4, rung=Rung.FRESH, codes=(Code.SCALER_BROKEN,))
+    data = machine.plan_data(RepairPlan(source="x", edits=(edit,)))
+    part("edit").validate(data["edits"][0])
+    assert data["edits"][0]["change"] == {"kind": "fill all", "value": 65536.0}
+    assert data["edits"][0]["codes"] == ["TM402"]
+
+
+def test_an_edit_of_a_number_becomes_plain_data_that_fits_the_schema():
+    edit = ScalarEdit(scalar=SCALAR, value=float("inf"), rung=Rung.WORST, reason="because", codes=(Code.BEST_METRIC,))
+    data = machine.plan_data(RepairPlan(source="x", scalars=(edit,)))["scalars"][0]
+    part("scalar_edit").validate(data)
+    assert (data["path"], data["value"], data["becomes"], data["codes"]) == (["best", 0], "nan", "inf", ["TM404"])
+
+
+@pytest.mark.parametrize("about", [REF, SCALAR], ids=["tensor", "number"])
+def test_a_refusal_fits_the_schema_whatever_it_is_about(about):
+    data = machine.plan_data(RepairPlan(source="x", refused=(Refusal(about=about, reason="no"),)))
+    part("refusal").validate(data["refused"][0])
+
+
+def test_a_finding_about_a_number_fits_the_schema():
+    finding = Finding(
+        code=Code.BEST_METRIC, severity=Severity.WARNING, message="It is.", remedy="Do.", scalar=SCALAR, detail="nan"
+    )
+    (data,) = machine.diagnosis_data(Diagnosis(source="x", findings=(finding,)))["findings"]
+    part("finding").validate(data)
+    assert (data["scalar"], data["detail"], data["tensor"]) == ({"path": ["best", 0], "value": "nan"}, "nan", None)
+
+
+@pytest.mark.parametrize("bad", [{"ranges": [[1]]}, {"ranges": [[1, 2, 3]]}, {"ranges": [[-1, 2]]}, {"sidecar": None}])
+def test_the_schema_knows_what_undoes_a_repair(bad):
+    stamp = {"path": "x.pth", "bytes": 10, "sha256": "0" * 64}
+    undo = {"sidecar": "x.bin", "sidecar_sha256": "0" * 64, "ranges": [[1, 2]], "source": stamp, "result": stamp}
+    part("undo").validate(undo)
+    assert not part("undo").is_valid(undo | bad)
+
+
+def test_the_record_beside_a_repaired_file_fits_the_schema(folder):
+    report("fix", folder / "damaged.pth")
+    record = json.loads((folder / "damaged_FIXED.repair.json").read_text(encoding="utf-8"), parse_constant=no_constant)
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
+
+
+def test_a_file_that_is_wrong_in_itself_has_a_verdict_that_the_schema_knows():
+    wrong = Finding(code=Code.WRONG_CHECKSUM, severity=Severity.ERROR, message="It is.", remedy="Do.")
+    data = machine.envelope([machine.diagnosis_data(Diagnosis(source="x", findings=(wrong,)))])
+    jsonschema.Draft202012Validator(SCHEMA).validate(data)
+    assert data["results"][0]["verdict"] == "do not trust"
 
 
 def test_refusals_become_plain_data():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from torchmend.facts.plans import Edit, FillDamaged, Refusal, RepairPlan, Rung, Values
-from torchmend.facts.tensors import Role, TensorRef
+from torchmend.facts.plans import Edit, FillDamaged, Refusal, RepairPlan, Rung, ScalarEdit, Values
+from torchmend.facts.tensors import Role, Scalar, TensorRef
 from torchmend.reports.repair_text import plan_text
 
 
@@ -16,8 +16,8 @@ def edit(tensor, **more):
     return Edit(ref=tensor, **change | more)
 
 
-def lines(*edits, refused=()):
-    return plan_text(RepairPlan(source="x.pth", edits=edits, refused=refused)).splitlines()
+def lines(*edits, refused=(), scalars=()):
+    return plan_text(RepairPlan(source="x.pth", edits=edits, refused=refused, scalars=scalars)).splitlines()
 
 
 def test_an_edit_shows_place_count_rung_and_reason():
@@ -32,9 +32,8 @@ def test_an_edit_shows_place_count_rung_and_reason():
 
 @pytest.mark.parametrize("rung", list(Rung))
 def test_every_rung_is_named(rung):
-    assert any(
-        line.startswith("    2 elements of 64: ") and rung.value in line for line in lines(edit(ref(), rung=rung))
-    )
+    (line,) = [line for line in lines(edit(ref(), rung=rung)) if line.startswith("    2 elements of 64: ")]
+    assert rung.value in line
 
 
 def test_a_single_element_is_in_the_singular():
@@ -84,3 +83,38 @@ def test_paint_is_asked_to_colour_refusals_red():
     plan = RepairPlan(source="x", refused=(Refusal(about=ref(), reason="no"),))
     plan_text(plan, lambda text, style: painted.setdefault(text, style) and text)
     assert painted["REFUSED"] == "red"
+
+
+SCALE = Scalar(path=("extra", "scaler", "scale"), value=0.0, place=100)
+
+
+def scalar_edit(scalar=SCALE, value=65536.0, rung=Rung.FRESH):
+    return ScalarEdit(scalar=scalar, value=value, rung=rung, reason="because")
+
+
+def test_an_edit_of_a_number_shows_old_and_new_value_rung_and_reason():
+    assert lines(scalars=(scalar_edit(),))[2:] == ["  extra.scaler.scale: 0.0 -> 65536.0", "    fresh state: because"]
+
+
+def test_values_that_are_not_finite_are_shown_as_words():
+    best = Scalar(path=("best_loss",), value=float("nan"), place=1)
+    assert "  best_loss: nan -> inf" in lines(scalars=(scalar_edit(best, float("inf"), Rung.WORST),))
+
+
+@pytest.mark.parametrize("rung", list(Rung))
+def test_every_rung_is_named_for_numbers_too(rung):
+    assert rung.value in lines(scalars=(scalar_edit(rung=rung),))[-1]
+
+
+def test_a_refusal_about_a_number_shows_its_value():
+    refused = (Refusal(about=SCALE, reason="it is stored in a form that is not patched"),)
+    assert lines(refused=refused)[-1] == "    extra.scaler.scale = 0.0: it is stored in a form that is not patched"
+
+
+def test_numbers_count_among_the_twenty_edits():
+    found = lines(*(edit(ref(f"bn{n}.running_mean")) for n in range(20)), scalars=(scalar_edit(),))
+    assert found[-1] == "  and 1 more; --format json lists all"
+
+
+def test_an_edit_without_a_reason_leaves_no_empty_line():
+    assert lines(edit(ref(), reason=""))[-1] == "    2 elements of 64: zeroed"

@@ -6,9 +6,8 @@ import pytest
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Diagnosis, Finding, Measure, Skipped
-from torchmend.facts.tensors import Role, TensorRef
-from torchmend.reports.summary import Verdict
-from torchmend.reports.text import diagnosis_text, headline, next_command
+from torchmend.facts.tensors import Role, Scalar, TensorRef
+from torchmend.reports.text import diagnosis_text, headline
 from torchmend.rules.texts import TEXTS
 
 
@@ -169,18 +168,8 @@ def test_a_file_of_which_nothing_was_read_is_not_checked():
     assert lines(TRUNCATED, refs=())[-1] == "  Verdict    not checked"
 
 
-@pytest.mark.parametrize(
-    ("source", "verdict", "command"),
-    [
-        ("x.pth", Verdict.FIXABLE, "torchmend fix x.pth"),
-        ("my run/x.pth", Verdict.FIXABLE, "torchmend fix 'my run/x.pth'"),
-        ("x.pth", Verdict.NEEDS_DONOR, "torchmend fix x.pth --donor OTHER_CHECKPOINT"),
-        ("x.pth", Verdict.HEALTHY, None),
-        ("x.pth", Verdict.UNCHECKED, None),
-    ],
-)
-def test_the_next_command_can_be_pasted_into_a_shell(source, verdict, command):
-    assert next_command(diagnosis(source=source), verdict) == command
+def test_the_last_line_is_the_command_to_type_next():
+    assert lines(BAD_MEAN)[-1] == "  Next       torchmend fix run/x.pth"
 
 
 def test_sentences_are_wrapped_to_the_width():
@@ -198,3 +187,130 @@ def test_paint_is_asked_to_colour_the_verdict_and_the_severity():
     diagnosis_text(diagnosis(BAD_MEAN), lambda text, style: painted.setdefault(text, style) and text)
     assert painted["FIXABLE"] == "yellow"
     assert painted["ERROR TM101"] == "red"
+
+
+# Findings about numbers, notes, and findings with figures of their own
+
+
+def about_number(code, value, *, severity=Severity.ERROR, path=("extra", "scaler", "scale"), place=100, detail=""):
+    text = TEXTS[code]
+    return Finding(
+        code=code,
+        severity=severity,
+        message=text.consequence,
+        remedy=text.remedy,
+        scalar=Scalar(path=path, value=value, place=place),
+        detail=detail,
+    )
+
+
+BAD_SCALE = about_number(Code.SCALER_BROKEN, 0.0, detail="scale 0")
+BAD_RATE = about_number(Code.LEARNING_RATE, float("nan"), path=("optimizer", "param_groups", 0, "lr"), detail="nan")
+BEST = about_number(Code.BEST_METRIC, float("nan"), path=("best",), severity=Severity.WARNING, detail="nan")
+
+
+def noted(code, tensor, detail="", severity=Severity.NOTE, **counts):
+    return dataclasses.replace(finding(code, tensor, **counts), severity=severity, detail=detail)
+
+
+def test_a_number_is_shown_with_its_path_and_value():
+    found = lines(BAD_SCALE)
+    at = found.index("  ERROR TM402 GradScaler broken   in 1 number   fixable")
+    assert found[at + 1] == "    extra.scaler.scale = 0.0"
+    assert found[at + 2].startswith("    Why ")
+
+
+def test_a_number_that_needs_an_option_says_so():
+    found = lines(BAD_RATE)
+    assert "  ERROR TM403 learning rate not finite   in 1 number   fixable with --metadata" in found
+    assert found[-1] == "  Next       torchmend fix run/x.pth --metadata"
+
+
+def test_a_number_that_cannot_be_patched_is_not_called_fixable():
+    found = lines(about_number(Code.SCALER_BROKEN, 0.0, place=None))
+    assert "  ERROR TM402 GradScaler broken   in 1 number" in found
+    assert found[-1] == "  Verdict    damaged, in a place that is not patched"
+
+
+def test_numbers_beside_the_model_are_in_the_figures_where_some_are_damaged():
+    assert any(line.endswith("0 optimizer tensors, 2 numbers beside the model") for line in lines(BAD_SCALE, BAD_RATE))
+    assert not any("beside the model" in line for line in lines(BAD_MEAN) if "Corrupted" in line)
+
+
+def test_a_detail_stands_on_the_line_under_type_and_shape():
+    outlier = noted(Code.STATISTIC_OUTLIER, VAR, "channel 2: 1e+12", Severity.WARNING, absmax=1e12)
+    found = lines(outlier)
+    at = found.index("    model / bn.running_var")
+    assert found[at + 1 : at + 3] == ["      BatchNorm running_var   float32 [64]", "      channel 2: 1e+12"]
+
+
+def test_a_finite_tensor_is_not_said_to_have_no_nan():
+    constant = noted(Code.WEIGHT_CONSTANT, WEIGHT, "every element is 1", Severity.WARNING, absmax=1.0)
+    assert not any("NaN 0" in line for line in lines(constant))
+
+
+def test_a_detail_about_the_file_itself_is_shown():
+    wrong = dataclasses.replace(TRUNCATED, code=Code.WRONG_CHECKSUM, detail="archive/data/3")
+    found = lines(wrong)
+    assert found[found.index("  ERROR TM905 checksum wrong") + 1] == "      archive/data/3"
+
+
+def test_errors_stand_before_warnings_and_warnings_before_notes():
+    note = noted(Code.STATISTIC_BEYOND_HALF, VAR, "70000")
+    found = [
+        line.split()[0] for line in lines(note, BEST, BAD_MEAN) if line.startswith(("  ERROR", "  WARN", "  NOTE"))
+    ]
+    assert found == ["ERROR", "WARNING", "NOTE"]
+
+
+def test_a_note_takes_one_line_for_a_tensor():
+    found = lines(noted(Code.STATISTIC_BEYOND_HALF, VAR, "largest 70000", absmax=70000.0))
+    at = found.index("  NOTE TM109 statistic beyond float16   in 1 tensor")
+    assert found[at + 1] == "    model / bn.running_var   largest 70000"
+    assert found[at + 2].startswith("    Why ")
+
+
+def test_a_note_without_figures_of_its_own_shows_what_the_tensor_is():
+    found = lines(finding(Code.METADATA_NOT_FINITE, ref("losses", Role.METADATA, container=""), nan=2))
+    assert "    losses   metadata   float32 [64]   NaN 2 / 64   Inf 0 / 64" in found
+
+
+def test_a_note_shows_three_tensors_at_most():
+    notes = [noted(Code.STATISTIC_BEYOND_HALF, ref(f"bn{n}.running_var", Role.RUNNING_VAR), "big") for n in range(5)]
+    found = lines(*notes)
+    assert sum(line.startswith("    model / bn") for line in found) == 3
+    assert "    and 2 more; --format json lists all" in found
+
+
+def test_a_weight_with_a_sound_copy_is_fixable_and_not_sent_to_a_donor():
+    found = lines(BAD_WEIGHT, noted(Code.LIVE_NOT_FINITE, WEIGHT, "healthy copy: ema.conv.weight"))
+    assert "  ERROR TM201 weight not finite   in 1 tensor   fixable" in found
+    assert not any("--donor" in line for line in found)
+    assert any("1 weight or bias (fixable)" in line for line in found)
+
+
+def test_weights_with_and_without_a_sound_copy_are_told_apart():
+    other = finding(Code.WEIGHT_NOT_FINITE, ref("head.weight", Role.WEIGHT), nan=1)
+    found = lines(BAD_WEIGHT, other, noted(Code.LIVE_NOT_FINITE, WEIGHT, "healthy copy: ema.conv.weight"))
+    assert [line for line in found if "TM201" in line] == [
+        "  ERROR TM201 weight not finite   in 1 tensor   fixable",
+        "  ERROR TM201 weight not finite   in 1 tensor",
+    ]
+    assert any("2 weights and biases (1 need a donor)" in line for line in found)
+
+
+def test_a_moment_is_called_the_optimizer_s():
+    assert any(line.startswith("      optimizer's first moment   float32 [64]") for line in lines(BAD_MOMENT))
+
+
+def test_a_file_that_is_wrong_in_itself_is_not_to_be_trusted():
+    found = lines(dataclasses.replace(TRUNCATED, code=Code.OVERLAPPING))
+    assert found[0].startswith("run/x.pth: DO NOT TRUST (")
+    assert found[-1].startswith("  Verdict    do not trust this file")
+
+
+@pytest.mark.parametrize("code", list(Code))
+@pytest.mark.parametrize("severity", list(Severity))
+def test_every_code_can_be_reported_with_every_severity(code, severity):
+    about_tensor = dataclasses.replace(finding(code, MEAN, nan=1), severity=severity)
+    assert any(f"{severity.name} {code.value} {TEXTS[code].title}" in line for line in lines(about_tensor))

@@ -1,10 +1,26 @@
 """How numbers, tensors and counts are written."""
 
+import dataclasses
+import math
+
 import pytest
 
-from torchmend.facts.findings import Measure
-from torchmend.facts.tensors import TensorRef
-from torchmend.reports.wording import channels, counted, counts, listed, place, plain, shape, size
+from torchmend.facts.codes import Code, Severity
+from torchmend.facts.findings import Finding, Measure
+from torchmend.facts.tensors import Role, Scalar, TensorRef
+from torchmend.reports.wording import (
+    channels,
+    counted,
+    counts,
+    extra,
+    listed,
+    place,
+    plain,
+    shape,
+    shown_value,
+    size,
+    what,
+)
 
 
 def ref(container="model", shape=(64,)):
@@ -64,7 +80,16 @@ def test_counts_say_how_many_of_how_many():
 
 def test_counts_name_negative_elements_where_they_are_damage():
     text = counts(Measure(numel=64, negative=2, minimum=-0.25), nonnegative=True)
-    assert text == "NaN 0 / 64   Inf 0 / 64   negative 2 / 64   smallest -0.25"
+    assert text == "negative 2 / 64   smallest -0.25"
+
+
+def test_counts_of_a_tensor_without_damage_are_empty():
+    assert counts(Measure(numel=64)) == ""
+
+
+def test_counts_name_negative_elements_beside_those_that_are_not_finite():
+    text = counts(Measure(numel=64, nan=1, negative=2, minimum=-0.25), nonnegative=True)
+    assert text == "NaN 1 / 64   Inf 0 / 64   negative 2 / 64   smallest -0.25"
 
 
 def test_counts_do_not_name_negative_elements_where_there_are_none():
@@ -101,3 +126,50 @@ def test_a_long_list_ends_with_how_many_are_left_out():
 
 def test_plain_paint_leaves_text_alone():
     assert plain("text", "red") == "text"
+
+
+@pytest.mark.parametrize(
+    ("role", "averaged", "text"),
+    [
+        (Role.WEIGHT, False, "weight"),
+        (Role.WEIGHT, True, "averaged copy of a weight"),
+        (Role.FIRST_MOMENT, False, "optimizer's first moment"),
+        (Role.SECOND_MOMENT, False, "optimizer's second moment"),
+        (Role.OPTIMIZER_STEP, False, "optimizer step"),
+    ],
+)
+def test_a_tensor_is_called_what_it_is_for(role, averaged, text):
+    assert what(dataclasses.replace(ref(), role=role, averaged=averaged)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.0"), (float("nan"), "nan"), (-math.inf, "-inf"), (3, "3"), (True, "True"), ("a", "'a'")],
+)
+def test_a_value_is_shown_as_python_shows_it(value, text):
+    assert shown_value(value) == text
+
+
+def test_a_long_text_among_the_metadata_is_cut():
+    assert len(shown_value("x" * 500)) == 60
+
+
+def about(value, detail):
+    scalar = Scalar(path=("scaler", "scale"), value=value) if value is not None else None
+    return Finding(
+        code=Code.SCALER_BROKEN, severity=Severity.ERROR, message="It is.", remedy="Do.", scalar=scalar, detail=detail
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "detail", "text"),
+    [
+        (0.0, "scale 0", ""),
+        (float("nan"), "nan", ""),
+        (0, "0, beside moments that have moved", "0, beside moments that have moved"),
+        (3, "3 here, 12 in 7 of 8 parameters", "3 here, 12 in 7 of 8 parameters"),
+        (None, "archive/data/3", "archive/data/3"),
+    ],
+)
+def test_a_detail_is_shown_only_where_it_says_more_than_the_value(value, detail, text):
+    assert extra(about(value, detail)) == text

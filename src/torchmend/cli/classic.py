@@ -9,9 +9,11 @@ from pathlib import Path
 from torchmend.cli.common import Exit, complain
 from torchmend.doctor.fixing import FixOptions, FixResult, fix_file, fixed_name
 from torchmend.facts.errors import TorchmendError
+from torchmend.facts.findings import Diagnosis
 from torchmend.repair.planning import Strategy
 from torchmend.reports.classic import classic_text
 from torchmend.reports.repair_text import plan_text
+from torchmend.reports.summary import Cure, cure, sound_copies
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
         default=Strategy.LADDER.value,
         help="reset is the classic 0/1",
     )
+    made.add_argument("--metadata", action="store_true", help="repair learning rates and metrics too")
     made.add_argument("--force", action="store_true", help="replace an existing NAME_FIXED")
     return made
 
@@ -61,19 +64,28 @@ def _run(options: argparse.Namespace) -> int:
         strategy=Strategy(options.strategy),
         force=options.force,
         dry_run=not options.fix,
+        metadata=options.metadata,
     )
     result = fix_file(options.checkpoint, fixing)
     _print(classic_text(result.before))
     if not result.before.checked:
         return Exit.UNCHECKED
     if not options.fix:
-        if result.plan.edits:
-            _print(
-                f"\nTo repair it: python diagnose_and_fix.py --checkpoint {shlex.quote(str(options.checkpoint))} --fix"
-            )
-        return Exit.FINDINGS if result.before.damaged else Exit.OK
+        _print_how_to_repair(result.before, options.checkpoint)
+        return Exit.OK if result.before.healthy else Exit.FINDINGS
     _report(result, options.checkpoint)
-    return Exit.OK if result.succeeded else Exit.FINDINGS
+    healthy = (result.after or result.before).healthy
+    return Exit.OK if healthy and result.succeeded else Exit.FINDINGS
+
+
+def _print_how_to_repair(diagnosis: Diagnosis, checkpoint: Path) -> None:
+    copied = sound_copies(diagnosis)
+    cures = {cure(finding, copied) for finding in diagnosis.damaged}
+    if not cures & {Cure.FILE, Cure.METADATA}:
+        return
+    metadata = " --metadata" if Cure.METADATA in cures else ""
+    command = f"python diagnose_and_fix.py --checkpoint {shlex.quote(str(checkpoint))} --fix{metadata}"
+    _print(f"\nTo repair it: {command}")
 
 
 def _report(result: FixResult, checkpoint: Path) -> None:

@@ -35,6 +35,15 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class ReportFormat(StrEnum):
+    """How a diagnosis is written: as every report, and for the machinery around pull requests."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    MARKDOWN = "markdown"
+
+
 class FailOn(StrEnum):
     """From which severity on findings make a command fail."""
 

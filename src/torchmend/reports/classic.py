@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from torchmend.facts.codes import Severity
 from torchmend.facts.findings import Diagnosis, Finding
-from torchmend.reports.summary import is_fixable, summarise
-from torchmend.reports.wording import counts
+from torchmend.facts.tensors import TensorRef
+from torchmend.reports.summary import Cure, cure, is_fixable, remedy, sound_copies, summarise
+from torchmend.reports.wording import counts, extra, shown_value
 
 _RULE = "=" * 70
 
@@ -29,30 +31,45 @@ def _analysis(diagnosis: Diagnosis) -> Iterator[str]:
     yield _RULE
     yield "Parameter Analysis"
     yield _RULE
+    copied = sound_copies(diagnosis)
     if not diagnosis.findings:
         yield "Everything is finite and in range."
-    for finding in diagnosis.findings:
-        yield from _corrupted(finding, diagnosis.main)
+    for finding in sorted(diagnosis.findings, key=lambda f: -f.severity):
+        yield from _corrupted(finding, diagnosis.main, copied)
 
 
-def _corrupted(finding: Finding, main: str) -> Iterator[str]:
+def _corrupted(finding: Finding, main: str, copied: frozenset[TensorRef]) -> Iterator[str]:
     ref, measure = finding.ref, finding.measure
-    if ref is None or measure is None:
-        where = f"{ref.path}: " if ref else ""
-        yield f"{finding.code.value}: {where}{finding.message} {finding.remedy}"
+    if ref is None or measure is None or finding.severity is not Severity.ERROR:
+        yield _in_one_line(finding, main, remedy(finding, copied))
         return
-    name = ref.name if ref.container == main else ref.path
-    yield f"CORRUPTED [{ref.role.value}]: {name}"
+    yield f"CORRUPTED [{ref.role.value}]: {_name(finding, main)}"
     yield f"  Shape: {list(ref.shape)}"
     yield f"  NaN count: {measure.nan} / {measure.numel}"
     yield f"  Inf count: {measure.inf} / {measure.numel}"
     if ref.role.is_nonnegative and (negative := (measure.negative or 0) - measure.neg_inf):
         yield f"  Negative count: {negative} / {measure.numel}"
+    if finding.detail:
+        yield f"  Detail: {finding.detail}"
+
+
+def _in_one_line(finding: Finding, main: str, to_do: str) -> str:
+    kind = "" if finding.severity is Severity.ERROR else f" [{finding.severity.label}]"
+    where = f"{name}: " if (name := _name(finding, main)) else ""
+    detail = f" ({text})" if (text := extra(finding)) else ""
+    return f"{finding.code.value}{kind}: {where}{finding.message} {to_do}{detail}"
+
+
+def _name(finding: Finding, main: str) -> str:
+    if finding.scalar is not None:
+        return f"{finding.scalar.dotted} = {shown_value(finding.scalar.value)}"
+    ref = finding.ref
+    return ref.name if ref is not None and ref.container == main else finding.place
 
 
 def _summary(diagnosis: Diagnosis) -> Iterator[str]:
     summary = summarise(diagnosis)
-    fixable = [f for f in diagnosis.damaged if is_fixable(f)]
+    copied = sound_copies(diagnosis)
     yield _RULE
     yield "Summary"
     yield _RULE
@@ -61,9 +78,20 @@ def _summary(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"Corrupted weights/biases: {summary.weights}"
     if summary.optimizer:
         yield f"Corrupted optimizer tensors: {summary.optimizer}"
-    if fixable:
+    if summary.metadata:
+        yield f"Corrupted numbers beside the model: {summary.metadata}"
+    if fixable := [f for f in diagnosis.damaged if is_fixable(f, copied)]:
         yield "Fixable:"
         for finding in fixable:
-            if finding.ref and finding.measure:
-                name = finding.ref.name if finding.ref.container == diagnosis.main else finding.ref.path
-                yield f"  - {name} ({counts(finding.measure, nonnegative=finding.ref.role.is_nonnegative)})"
+            yield f"  - {_name(finding, diagnosis.main)}{_counted(finding)}{_option(finding)}"
+
+
+def _counted(finding: Finding) -> str:
+    if finding.ref is None or finding.measure is None:
+        return ""
+    text = counts(finding.measure, nonnegative=finding.ref.role.is_nonnegative)
+    return f" ({text})" if text else ""
+
+
+def _option(finding: Finding) -> str:
+    return " (with --metadata)" if cure(finding) is Cure.METADATA else ""

@@ -41,6 +41,7 @@ def diagnosis_data(diagnosis: Diagnosis, shown: Sequence[Finding] | None = None)
             "statistics": summary.statistics,
             "weights": summary.weights,
             "optimizer": summary.optimizer,
+            "metadata": summary.metadata,
         },
         "findings": [_finding(each) for each in (diagnosis.findings if shown is None else shown)],
         "skipped": [{**_ref(each.ref), "reason": each.reason} for each in diagnosis.skipped],
@@ -63,20 +64,21 @@ def _finding(finding: Finding) -> Json:
         "message": finding.message,
         "remedy": finding.remedy,
         "tensor": _ref(finding.ref) if finding.ref else None,
-        "measure": _measure(finding.measure) if finding.measure else None,
-        "scalar": _scalar(finding.scalar) if finding.scalar else None,
+        "measure": measure_data(finding.measure) if finding.measure else None,
+        "scalar": scalar_data(finding.scalar) if finding.scalar else None,
         "detail": finding.detail,
     }
 
 
-def _scalar(scalar: Scalar) -> Json:
+def scalar_data(scalar: Scalar) -> Json:
+    """Turn a scalar into plain data; NaN and Inf become texts."""
     value = scalar.value
     odd = isinstance(value, float) and not math.isfinite(value)
     return {"path": list(scalar.path), "value": str(value) if odd else value}
 
 
 def _about(about: TensorRef | Scalar) -> Json:
-    return _ref(about) if isinstance(about, TensorRef) else _scalar(about)
+    return _ref(about) if isinstance(about, TensorRef) else scalar_data(about)
 
 
 def _ref(ref: TensorRef) -> Json:
@@ -91,7 +93,8 @@ def _ref(ref: TensorRef) -> Json:
     }
 
 
-def _measure(measure: Measure) -> Json:
+def measure_data(measure: Measure) -> Json:
+    """Turn a measure into plain data; what is not finite becomes null."""
     return {
         "numel": measure.numel,
         "nan": measure.nan,
@@ -122,7 +125,7 @@ def _edit(edit: Edit) -> Json:
 
 def _scalar_edit(edit: ScalarEdit) -> Json:
     return {
-        **_scalar(edit.scalar),
+        **scalar_data(edit.scalar),
         "becomes": edit.value if math.isfinite(edit.value) else str(edit.value),
         "rung": edit.rung.value,
         "reason": edit.reason,

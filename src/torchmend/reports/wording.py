@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from torchmend.facts.findings import Measure
-from torchmend.facts.tensors import Scalar, TensorRef
+from torchmend.facts.findings import Finding, Measure
+from torchmend.facts.tensors import Role, Scalar, TensorRef
 
 Paint = Callable[[str, str], str]
 """Colours a text for a terminal: (text, style name) -> text. Style names: red, yellow, green, cyan, bold."""
 
 MOST_LISTED = 8
+LONGEST_VALUE = 60
 
 
 def plain(text: str, _style: str) -> str:
@@ -38,18 +39,47 @@ def place(ref: TensorRef | Scalar) -> str:
     return f"{ref.container} / {ref.name}" if ref.container else ref.name
 
 
+def what(ref: TensorRef) -> str:
+    """Write what a tensor is for."""
+    owner = "optimizer's " if ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT) else ""
+    return f"{'averaged copy of a ' if ref.averaged else ''}{owner}{ref.role.value}"
+
+
+def shown_value(value: float | str) -> str:
+    """Write a number or text of the metadata as Python shows it; long texts are cut."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def extra(finding: Finding) -> str:
+    """Return a finding's detail where it says more than the value that is shown with it."""
+    scalar = finding.scalar
+    if scalar is None or not isinstance(scalar.value, int | float):
+        return finding.detail
+    words = finding.detail.split()
+    said = len(words) <= 2 and words[-1:] in ([f"{scalar.value}"], [f"{scalar.value:g}"])
+    return "" if said else finding.detail
+
+
 def shape(ref: TensorRef) -> str:
     """Write a tensor's type and shape."""
     return f"{ref.dtype} {list(ref.shape)}"
 
 
 def counts(measure: Measure, *, nonnegative: bool = False) -> str:
-    """Write how many elements are damaged, out of how many; with `nonnegative` also how many are below zero."""
-    text = f"NaN {measure.nan:,} / {measure.numel:,}   Inf {measure.inf:,} / {measure.numel:,}"
+    """Write how many elements are damaged, out of how many; empty where none is.
+
+    Args:
+        measure: What was counted.
+        nonnegative: Whether elements below zero are damage too.
+    """
+    parts = []
+    if measure.nonfinite:
+        parts += [f"NaN {measure.nan:,} / {measure.numel:,}", f"Inf {measure.inf:,} / {measure.numel:,}"]
     finite_negative = (measure.negative or 0) - measure.neg_inf
     if nonnegative and finite_negative > 0:
-        text += f"   negative {finite_negative:,} / {measure.numel:,}   smallest {measure.minimum:.4g}"
-    return text
+        parts += [f"negative {finite_negative:,} / {measure.numel:,}", f"smallest {measure.minimum:.4g}"]
+    return "   ".join(parts)
 
 
 def channels(measure: Measure) -> str:
