@@ -9,21 +9,24 @@ from typing import Annotated
 import typer
 
 from torchmend.cli.common import Exit, complain
+from torchmend.cli.compare import compare
 from torchmend.cli.diagnose import diagnose
 from torchmend.cli.explain import explain
 from torchmend.cli.fix import fix
+from torchmend.cli.inspect import inspect
 from torchmend.cli.pick import pick
+from torchmend.cli.unfix import unfix
 from torchmend.facts.errors import TorchmendError
 
 app = typer.Typer(
     name="torchmend",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (diagnose, fix, pick, explain):
+for command in (diagnose, fix, unfix, inspect, compare, pick, explain):
     app.command()(command)
 
 

@@ -51,6 +51,7 @@ class FileSource:
             ref: problem for ref, tensor in self.stored.items() if not tensor.absent and (problem := tensor.misfit())
         }
         self.progress: Progress | None = None
+        self.count_all = False
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +89,7 @@ class FileSource:
             key=key,
             raw=self.raw(first),
             dtype=first.element,
-            full=any(needs_counting(ref) or self._looks_constant(ref) for ref in aliases),
+            full=self.count_all or any(needs_counting(ref) or self._looks_constant(ref) for ref in aliases),
             channels=any(ref.role.is_statistic for ref in aliases),
             nonnegative=first.role.is_nonnegative,
         )

@@ -80,6 +80,10 @@ class TensorRef:
     averaged: bool = False
     storage: Hashable = None
 
+    def __hash__(self) -> int:
+        """Hash the two fields that tell tensors of one source apart: refs are looked up millions of times."""
+        return hash((self.container, self.name))
+
     @property
     def numel(self) -> int:
         """The number of elements."""

@@ -44,7 +44,7 @@ def diagnosis_data(diagnosis: Diagnosis, shown: Sequence[Finding] | None = None)
             "metadata": summary.metadata,
         },
         "findings": [_finding(each) for each in (diagnosis.findings if shown is None else shown)],
-        "skipped": [{**_ref(each.ref), "reason": each.reason} for each in diagnosis.skipped],
+        "skipped": [{**ref_data(each.ref), "reason": each.reason} for each in diagnosis.skipped],
     }
 
 
@@ -63,7 +63,7 @@ def _finding(finding: Finding) -> Json:
         "severity": finding.severity.label,
         "message": finding.message,
         "remedy": finding.remedy,
-        "tensor": _ref(finding.ref) if finding.ref else None,
+        "tensor": ref_data(finding.ref) if finding.ref else None,
         "measure": measure_data(finding.measure) if finding.measure else None,
         "scalar": scalar_data(finding.scalar) if finding.scalar else None,
         "detail": finding.detail,
@@ -78,10 +78,11 @@ def scalar_data(scalar: Scalar) -> Json:
 
 
 def _about(about: TensorRef | Scalar) -> Json:
-    return _ref(about) if isinstance(about, TensorRef) else scalar_data(about)
+    return ref_data(about) if isinstance(about, TensorRef) else scalar_data(about)
 
 
-def _ref(ref: TensorRef) -> Json:
+def ref_data(ref: TensorRef) -> Json:
+    """Turn a tensor's name and nature into plain data."""
     return {
         "container": ref.container,
         "name": ref.name,
@@ -111,7 +112,7 @@ def measure_data(measure: Measure) -> Json:
 
 def _edit(edit: Edit) -> Json:
     return {
-        **_ref(edit.ref),
+        **ref_data(edit.ref),
         "count": edit.count,
         "rung": edit.rung.value,
         "method": edit.method,
