@@ -8,7 +8,7 @@ import pytest
 
 import checkpoints
 from checkpoints import torchmend
-from torchmend.doctor import fixing
+from torchmend.doctor import drafts, fixing
 
 
 def fresh():
@@ -46,7 +46,12 @@ def test_the_result_appears_beside_the_source_and_it_exits_0(folder):
     outcome = torchmend("fix", "damaged.pth")
     assert (outcome.rc, outcome.stderr) == (0, "")
     assert "Wrote damaged_FIXED.pth: HEALTHY" in outcome.stdout
-    assert names(folder) == ["damaged.pth", "damaged_FIXED.pth", "damaged_FIXED.repair.json"]
+    assert names(folder) == [
+        "damaged.pth",
+        "damaged_FIXED.pth",
+        "damaged_FIXED.repair.bin",
+        "damaged_FIXED.repair.json",
+    ]
 
 
 def test_the_source_stays_as_it_was(folder):
@@ -97,7 +102,7 @@ def test_the_result_goes_where_it_was_asked_to_go(folder, option):
     (folder / "out").mkdir()
     outcome = torchmend("fix", "damaged.pth", option, "out/mended.pth")
     assert outcome.rc == 0
-    assert names(folder / "out") == ["mended.pth", "mended.repair.json"]
+    assert names(folder / "out") == ["mended.pth", "mended.repair.bin", "mended.repair.json"]
     assert names(folder) == ["damaged.pth", "out"]
 
 
@@ -181,6 +186,34 @@ def test_a_folder_as_output_is_refused_with_a_message_that_says_so(folder, force
     assert names(folder) == ["damaged.pth", "out"]
 
 
+# Numbers beside the model, and the optimizer
+
+
+def test_numbers_beside_the_model_are_repaired_when_asked(folder):
+    checkpoints.save({**fresh(), "best_psnr": float("nan")}, folder / "metric.pth")
+    assert torchmend("fix", "metric.pth", "--metadata").rc == 0
+    assert checkpoints.load(folder / "metric_FIXED.pth")["best_psnr"] == float("-inf")
+
+
+def test_numbers_beside_the_model_are_left_alone_otherwise(folder):
+    checkpoints.save({**fresh(), "best_psnr": float("nan")}, folder / "metric.pth")
+    torchmend("fix", "metric.pth")
+    assert "metric_FIXED.pth" not in names(folder)
+
+
+def test_the_optimizer_can_be_reset_even_when_it_is_healthy(folder):
+    checkpoints.save(fresh(), folder / "healthy.pth")
+    assert torchmend("fix", "healthy.pth", "--reset-optimizer").rc == 0
+    state = checkpoints.load(folder / "healthy_FIXED.pth")["optimizer_state_dict"]["state"]
+    assert not any(tensor.any() for each in state.values() for tensor in each.values())
+
+
+def test_the_report_ends_with_the_command_that_undoes_it(folder):
+    assert torchmend("fix", "damaged.pth").stdout.endswith("To undo it: torchmend unfix damaged_FIXED.pth\n")
+    outcome = torchmend("fix", "damaged.pth", "--in-place")
+    assert outcome.stdout.endswith("To undo it: torchmend unfix damaged.pth --in-place\n")
+
+
 # In place
 
 
@@ -189,7 +222,7 @@ def test_in_place_keeps_the_original_byte_for_byte(folder):
     outcome = torchmend("fix", "damaged.pth", "--in-place")
     assert outcome.rc == 0
     assert "Kept the original as damaged.pth.bak\n" in outcome.stdout
-    assert names(folder) == ["damaged.pth", "damaged.pth.bak", "damaged.repair.json"]
+    assert names(folder) == ["damaged.pth", "damaged.pth.bak", "damaged.repair.bin", "damaged.repair.json"]
     assert digest(folder / "damaged.pth.bak") == before
     assert torchmend("diagnose", "damaged.pth").rc == 0
 
@@ -200,7 +233,13 @@ def test_a_second_in_place_uses_the_next_free_name(folder):
     checkpoints.save(checkpoints.negative_variance(fresh()), folder / "damaged.pth")
     second = digest(folder / "damaged.pth")
     assert torchmend("fix", "damaged.pth", "--in-place").rc == 0
-    assert names(folder) == ["damaged.pth", "damaged.pth.bak", "damaged.pth.bak1", "damaged.repair.json"]
+    assert names(folder) == [
+        "damaged.pth",
+        "damaged.pth.bak",
+        "damaged.pth.bak1",
+        "damaged.repair.bin",
+        "damaged.repair.json",
+    ]
     assert (digest(folder / "damaged.pth.bak"), digest(folder / "damaged.pth.bak1")) == (first, second)
 
 
@@ -333,15 +372,15 @@ def test_refusals_have_the_right_article(weights):
 # Interruptions and errors on the way
 
 
-def interrupted(*_):
+def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def disk_is_full(*_):
+def disk_is_full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-STEPS = ["copy_file", "apply_plan", "_checked", "_sync_folder"]
+STEPS = ["copy_file", "apply_plan", "_checked", "save_old_bytes", "write_record", "_publish", "_sync_folder"]
 BEFORE_THE_RENAME = STEPS[:-1]
 
 
@@ -384,6 +423,17 @@ def test_a_copy_that_is_still_damaged_is_removed_and_exits_2(folder, monkeypatch
     outcome = torchmend("fix", "damaged.pth")
     assert outcome.rc == 2
     assert "still shows TM101, so it was removed" in outcome.stderr
+    assert names(folder) == ["damaged.pth"]
+
+
+def test_a_folder_without_permission_exits_2_and_is_named(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(drafts.tempfile, "mkstemp", refuse)
+    outcome = torchmend("fix", "damaged.pth")
+    assert outcome.rc == 2
+    assert outcome.stderr.startswith(f"torchmend: Permission denied ({folder}). Nothing was left half-written")
     assert names(folder) == ["damaged.pth"]
 
 

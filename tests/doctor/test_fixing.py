@@ -200,7 +200,10 @@ class Interruption(BaseException):
     """Stands for Ctrl-C or a kill signal's handler."""
 
 
-@pytest.mark.parametrize("step", ["copy_file", "apply_plan", "diagnose_file"])
+STEPS = ["copy_file", "apply_plan", "diagnose_file", "save_old_bytes", "write_record", "sync_file", "_publish"]
+
+
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("error", [Interruption, OSError])
 def test_whatever_goes_wrong_leaves_no_file(broken, monkeypatch, step, error):
     def fail(*_, **__):
@@ -259,3 +262,101 @@ def test_a_first_moment_that_cannot_be_written_does_not_stop_its_second(tmp_path
     torch.save({"opt": {"state": {0: moments}, "param_groups": [{"params": [0]}]}}, path)
     output = fix_file(path).output
     assert torch.load(output, weights_only=False)["opt"]["state"][0]["exp_avg_sq"].tolist() == [1.0, 0.0, 2.0]
+
+
+def test_a_source_that_is_rewritten_during_the_scan_is_noticed_and_nothing_is_written(broken):
+    data = broken.read_bytes()
+
+    def rewrite(_done: int, _total: int) -> None:
+        broken.write_bytes(data + b"more")
+
+    with pytest.raises(SourceChangedError, match="changed while it was being read"):
+        fix_file(broken, progress=rewrite)
+    assert listing(broken) == {"run.pth"}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("file", ["run_FIXED.repair.bin", "run_FIXED.repair.json", "run_FIXED.pth", "run.pth"])
+def test_a_rename_that_fails_takes_back_what_was_placed_before(broken, monkeypatch, file, in_place):
+    original, before = Path.replace, broken.read_bytes()
+    refused = file.replace("_FIXED", "") if in_place else file
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == refused:
+            raise PermissionError
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    if file == "run.pth" and not in_place:
+        assert fix_file(broken).succeeded
+        return
+    with pytest.raises(PermissionError):
+        fix_file(broken, FixOptions(in_place=in_place))
+    assert listing(broken) == {"run.pth"}
+    assert broken.read_bytes() == before
+
+
+def test_an_interruption_after_the_last_rename_keeps_backup_and_record(broken, monkeypatch):
+    original, before = Path.replace, broken.read_bytes()
+
+    def replace(self: Path, target: Path) -> Path:
+        original(self, target)
+        if target == broken:
+            raise Interruption
+        return target
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Interruption):
+        fix_file(broken, FixOptions(in_place=True))
+    assert listing(broken) == {"run.pth", "run.pth.bak", "run.repair.json", "run.repair.bin"}
+    assert broken.with_name("run.pth.bak").read_bytes() == before
+
+
+def test_no_file_of_the_repair_is_open_when_the_output_gets_its_name(broken, monkeypatch):
+    """Windows would refuse to replace it."""
+    original, opened = fixing._publish, []
+    make = fixing.FileSource
+
+    def remember(path: Path):
+        opened.append(make(path))
+        return opened[-1]
+
+    def publish(*arguments, **options):
+        assert opened
+        assert all(source.contents.file.buffer.closed for source in opened)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(fixing, "FileSource", remember)
+    monkeypatch.setattr(fixing, "_publish", publish)
+    assert fix_file(broken, FixOptions(in_place=True)).succeeded
+
+
+def test_without_hard_links_the_backup_is_a_copy(broken, monkeypatch):
+    import os
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    before = broken.read_bytes()
+    monkeypatch.setattr(os, "link", refuse)
+    broken.with_name("run.pth.bak").write_bytes(b"mine")
+    result = fix_file(broken, FixOptions(in_place=True))
+    assert result.backup.name == "run.pth.bak1"
+    assert result.backup.read_bytes() == before
+    assert broken.with_name("run.pth.bak").read_bytes() == b"mine"
+
+
+def test_a_read_only_source_gives_a_read_only_result(broken):
+    broken.chmod(0o440)
+    result = fix_file(broken)
+    assert {p.stat().st_mode & 0o777 for p in (result.output, result.record)} == {0o440}
+
+
+def test_a_leftover_of_a_killed_run_is_swept_up(broken):
+    import os
+
+    leftover = broken.with_name(".run_FIXED.pth.torchmend-abc.part")
+    leftover.write_bytes(b"half")
+    os.utime(leftover, (1000, 1000))
+    assert fix_file(broken).succeeded
+    assert not leftover.exists()

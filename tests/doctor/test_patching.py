@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.fixing import FixOptions, fix_file
+from torchmend.doctor.recording import read_undo
 from torchmend.formats.contents import Contents
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -201,3 +202,41 @@ def test_a_zip64_member_is_patched(tmp_path):
     output = fix_file(wide).output
     assert zipfile.ZipFile(output).testzip() is None
     assert torch.load(io.BytesIO(output.read_bytes()))["b.running_mean"].isfinite().all()
+
+
+def test_a_number_beside_the_model_is_patched_and_its_checksum_mended(tmp_path):
+    path = tmp_path / "in.pth"
+    torch.save({"w.weight": torch.ones(3), "best_loss": float("nan"), "note": "kept"}, path)
+    result = fix_file(path, FixOptions(metadata=True))
+    before, after = path.read_bytes(), result.output.read_bytes()
+    assert len(before) == len(after)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) <= 8 + 3 * 4
+    assert zipfile.ZipFile(result.output).testzip() is None
+    loaded = torch.load(result.output)
+    assert (loaded["best_loss"], loaded["note"]) == (float("inf"), "kept")
+
+
+def test_the_journal_knows_every_byte_that_changed(tmp_path):
+    path = tmp_path / "in.pth"
+    torch.save({**damaged_checkpoint(5, torch.float32, "strided"), "best_loss": float("nan")}, path)
+    result = fix_file(path, FixOptions(metadata=True))
+    before, after = (np.frombuffer(p.read_bytes(), np.uint8) for p in (path, result.output))
+    covered = np.zeros(len(before), dtype=bool)
+    for offset, length in read_undo(result.record).ranges:
+        covered[offset : offset + length] = True
+    assert (before != after).any()
+    assert not ((before != after) & ~covered).any()
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3, 1000, 5000, 100_000])
+def test_elements_near_and_far_are_written_and_those_between_are_kept(tmp_path, gap):
+    path, donor = tmp_path / "in.pth", tmp_path / "donor.pth"
+    truth = torch.arange(300_000, dtype=torch.float32)
+    hurt = truth.clone()
+    hurt[::gap] = float("nan")
+    torch.save({"w.weight": hurt}, path)
+    torch.save({"w.weight": truth + 0.5}, donor)
+    loaded = torch.load(fix_file(path, FixOptions(donors=(donor,))).output)["w.weight"]
+    expected = truth.clone()
+    expected[::gap] += 0.5
+    assert torch.equal(loaded, expected)

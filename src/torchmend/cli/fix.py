@@ -15,39 +15,60 @@ from torchmend.reports.repair_text import plan_text
 from torchmend.reports.summary import summarise
 from torchmend.reports.text import diagnosis_text, headline
 
+Source = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The damaged checkpoint. It is only read, unless --in-place.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="PATH", help="Where the result goes [default: NAME_FIXED beside the source]."
+    ),
+]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the source; it is kept as NAME.bak.")]
+Donors = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="PATH", help="A healthy checkpoint of the same model to take tensors from. Repeatable."),
+]
+How = Annotated[
+    Strategy,
+    typer.Option(help="ladder: best values for damaged channels only. reset: the whole statistic to 0 or 1."),
+]
+Metadata = Annotated[
+    bool,
+    typer.Option("--metadata", help="Also repair numbers beside the model: learning rate, best metric, loss."),
+]
+ResetOptimizer = Annotated[
+    bool,
+    typer.Option("--reset-optimizer", help="Set all moments and step counters to zero, as a fresh optimizer."),
+]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Repair what can be, even if something cannot.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Report = Annotated[Format, typer.Option(help="How the report is written.")]
+
 
 def fix(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The damaged checkpoint. It is only read, unless --in-place.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="PATH", help="Where the result goes [default: NAME_FIXED beside the source]."
-        ),
-    ] = None,
-    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the source; it is kept as NAME.bak.")] = False,
-    donor: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="PATH", help="A healthy checkpoint of the same model to take tensors from. Repeatable."),
-    ] = None,
-    strategy: Annotated[
-        Strategy,
-        typer.Option(help="ladder: best values for damaged channels only. reset: the whole statistic to 0 or 1."),
-    ] = Strategy.LADDER,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Repair what can be, even if something cannot.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    format: Annotated[Format, typer.Option(help="How the report is written.")] = Format.TEXT,  # noqa: A002
+    path: Source,
+    output: Output = None,
+    in_place: InPlace = False,
+    donor: Donors = None,
+    strategy: How = Strategy.LADDER,
+    metadata: Metadata = False,
+    reset_optimizer: ResetOptimizer = False,
+    allow_partial: AllowPartial = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    format: Report = Format.TEXT,  # noqa: A002 - the option's name
 ) -> None:
     """Write a repaired copy of a damaged checkpoint.
 
     Only the damaged elements (and checksums) change; the result is diagnosed before it gets its name. Weights
-    are never invented: they need a --donor. Exits 0 when the result is healthy, 1 when something was refused,
-    2 when the file could not be checked.
+    are never invented: they need a --donor. What was done, and the old bytes, are kept beside the result as
+    NAME.repair.json and NAME.repair.bin, for `torchmend unfix`. Exits 0 when the result is healthy, 1 when
+    something was refused, 2 when the file could not be checked.
     """
+    if in_place and output is not None:
+        raise typer.BadParameter("--in-place and --output exclude each other.")
     options = FixOptions(
         output=output,
         in_place=in_place,
@@ -56,9 +77,9 @@ def fix(
         allow_partial=allow_partial,
         dry_run=dry_run,
         force=force,
+        metadata=metadata,
+        reset_optimizer=reset_optimizer,
     )
-    if in_place and output is not None:
-        raise typer.BadParameter("--in-place and --output exclude each other.")
     with progress_bar(path.name) as bar:
         result = fix_file(path, options, bar)
     if format is Format.JSON:
@@ -75,6 +96,7 @@ def _data(result: FixResult) -> Json:
         **plan_data(result.plan),
         "output": str(result.output) if result.output else None,
         "backup": str(result.backup) if result.backup else None,
+        "record": str(result.record) if result.record else None,
         "verdict_after": summarise(result.after).verdict.value if result.after else None,
         "siblings": [str(path) for path in result.siblings],
     }
@@ -90,20 +112,28 @@ def _print(result: FixResult, *, dry_run: bool) -> None:
         return
     typer.echo(headline(result.before, paint))
     typer.echo(plan_text(result.plan, paint))
-    if result.siblings:
-        typer.echo("\nHealthy checkpoints beside it that hold these tensors, newest first:")
-        for path in result.siblings:
-            typer.echo(f"  {path}")
-        force = " --force" if result.output else ""
-        donor = shlex.quote(str(result.siblings[0]))
-        typer.echo(f"To use the first: torchmend fix {shlex.quote(result.before.source)} --donor {donor}{force}")
+    _print_siblings(result)
     typer.echo("")
     if result.output is not None and result.after is not None:
         if result.backup:
             typer.echo(f"Kept the original as {result.backup}")
         typer.echo(f"Wrote {headline(result.after, paint)}")
+        typer.echo(
+            f"To undo it: torchmend unfix {shlex.quote(str(result.output))}{' --in-place' * bool(result.backup)}"
+        )
     elif dry_run:
         typer.echo("Dry run: nothing was written.")
     elif result.plan.refused:
-        partly = " --allow-partial repairs the rest." if result.plan.edits else ""
+        partly = "" if result.plan.is_empty else " --allow-partial repairs the rest."
         typer.echo(f"Nothing was written, since something had to be refused.{partly}")
+
+
+def _print_siblings(result: FixResult) -> None:
+    if not result.siblings:
+        return
+    typer.echo("\nHealthy checkpoints beside it that hold these tensors, newest first:")
+    for path in result.siblings:
+        typer.echo(f"  {path}")
+    force = " --force" if result.output else ""
+    donor = shlex.quote(str(result.siblings[0]))
+    typer.echo(f"To use the first: torchmend fix {shlex.quote(result.before.source)} --donor {donor}{force}")

@@ -13,7 +13,9 @@ _CANNOT = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPER
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the bytes and the permissions of a file into an existing, empty one.
+    """Copy the bytes of a file into an existing, empty one.
+
+    The permissions are not copied: a read-only copy could not be patched.
 
     Raises:
         OSError: The disk is full, or either file cannot be used.
@@ -24,7 +26,6 @@ def copy_file(source: Path, target: Path) -> None:
             writer.seek(0)
             writer.truncate()
             shutil.copyfileobj(reader, writer, 1 << 20)
-    shutil.copymode(source, target)
 
 
 def _clone(source: int, target: int) -> bool:

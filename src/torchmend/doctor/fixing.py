@@ -1,19 +1,24 @@
 """Repair a checkpoint file: plan, copy, patch the copy, check it, and only then give it its name."""
 
-import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchmend.doctor.copying import copy_file
 from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
+from torchmend.doctor.drafts import draft_beside, sweep, sync_file
+from torchmend.doctor.drafts import sync_folder as _sync_folder
 from torchmend.doctor.file_source import FileSource, ScanProgress
+from torchmend.doctor.hashing import TwinHash
+from torchmend.doctor.journal import Journal
 from torchmend.doctor.patching import apply_plan
-from torchmend.doctor.siblings import FIXED, healthy_siblings, record_of
+from torchmend.doctor.recording import Stamp, Undo, save_old_bytes, write_record
+from torchmend.doctor.siblings import healthy_siblings, record_of, sidecar_of
+from torchmend.doctor.targets import check_output, check_spared, fixed_name
 from torchmend.facts.codes import Severity
 from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
@@ -21,8 +26,10 @@ from torchmend.facts.plans import RepairPlan, Rung
 from torchmend.facts.tensors import TensorRef
 from torchmend.repair.donors import Donor
 from torchmend.repair.planning import Strategy, plan_repair
-from torchmend.reports.machine import diagnosis_data, envelope, plan_data
+from torchmend.reports.machine import diagnosis_data, plan_data
 from torchmend.rules.roles import main_container
+
+__all__ = ["FixOptions", "FixResult", "fix_file", "fixed_name"]
 
 _FROM_ELSEWHERE = (Rung.OTHER_LAYERS, Rung.IDENTITY)
 
@@ -39,6 +46,8 @@ class FixOptions:
         allow_partial: Write a result even if something had to be refused.
         dry_run: Plan only.
         force: Replace an existing output.
+        metadata: Repair numbers beside the model too: learning rate, best metric, loss.
+        reset_optimizer: Set all moments and step counters to zero, as a fresh optimizer.
     """
 
     output: Path | None = None
@@ -48,6 +57,8 @@ class FixOptions:
     allow_partial: bool = False
     dry_run: bool = False
     force: bool = False
+    metadata: bool = False
+    reset_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +70,7 @@ class FixResult:
         plan: What was, or would be, written.
         output: The file that was written; None when none was.
         backup: Where the source went, when it was replaced.
+        record: What was done to the output and how to undo it; None when nothing was written.
         after: The output's diagnosis.
         siblings: Healthy checkpoints beside the source that hold what is missing, newest first.
     """
@@ -67,6 +79,7 @@ class FixResult:
     plan: RepairPlan
     output: Path | None = None
     backup: Path | None = None
+    record: Path | None = None
     after: Diagnosis | None = None
     siblings: tuple[Path, ...] = ()
 
@@ -78,16 +91,21 @@ class FixResult:
         return self.before.checked and not self.plan.refused
 
 
-def fixed_name(path: Path) -> Path:
-    """Return `<name>_FIXED<suffix>` beside a path."""
-    return path.with_name(f"{path.stem}{FIXED}{path.suffix}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drafts:
+    """The three files of a repair before they have their names."""
+
+    output: Path
+    record: Path
+    sidecar: Path
 
 
 def fix_file(path: str | Path, options: FixOptions | None = None, progress: ScanProgress | None = None) -> FixResult:
     """Repair a checkpoint file.
 
     The source is only read, unless `in_place`. The result appears under its name complete and checked, or
-    not at all. Without damage, or when something had to be refused, nothing is written.
+    not at all; what it takes to undo the repair stands beside it before. Without damage, or when something had
+    to be refused, nothing is written.
 
     Args:
         path: The file.
@@ -101,34 +119,28 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
         OSError: The disk is full or the folder cannot be written.
     """
     path, options = Path(path), options or FixOptions()
-    with ExitStack() as stack:
-        try:
-            source = stack.enter_context(FileSource(path))
-        except FileError:
-            return FixResult(before=diagnose_file(path), plan=RepairPlan(source=str(path)))
-        source.report_to(progress)
-        before = diagnose_source(source)
-        donors = {str(donor): stack.enter_context(_open_donor(donor, path)) for donor in options.donors}
-        plan = _plan(before, source, donors, options.strategy)
-        siblings = _siblings(path, plan)
-        if plan.is_empty or options.dry_run or (plan.refused and not options.allow_partial):
-            return FixResult(before=before, plan=plan, siblings=siblings)
-        output = _output(path, options)
-        with _temporary_beside(output) as temporary:
-            copy_file(path, temporary)
-            with temporary.open("r+b") as target, ThreadPoolExecutor(1) as pool:
-                apply_plan(plan, source, target, donors)
-                target.flush()
-                synced = pool.submit(os.fsync, target.fileno())  # the disk writes while we check
-                after = _checked(temporary, plan)
-                synced.result()
-            source.contents.file.check_unchanged()
-            _write_record(output, before, plan)
-            backup = _keep_backup(path) if options.in_place else None
-            temporary.replace(output)
-        after = replace(after, source=str(output))
-        _sync_folder(output.parent)
-    return FixResult(before=before, plan=plan, output=output, backup=backup, after=after, siblings=siblings)
+    with ExitStack() as drafted:
+        with ExitStack() as opened:
+            try:
+                source = opened.enter_context(FileSource(path))
+            except FileError:
+                return FixResult(before=diagnose_file(path), plan=RepairPlan(source=str(path)))
+            source.report_to(progress)
+            before = diagnose_source(source)
+            donors = {str(donor): opened.enter_context(_open_donor(donor, path)) for donor in options.donors}
+            plan = _plan(before, source, donors, options)
+            result = FixResult(before=before, plan=plan, siblings=_siblings(path, plan))
+            if plan.is_empty or options.dry_run or (plan.refused and not options.allow_partial):
+                return result
+            output = _output(path, options)
+            drafts = _make_drafts(output, drafted)
+            after = _write_drafts(drafts, output, result, source, donors)
+        # Windows replaces no file that is mapped, so the maps are closed before the renames
+        source.contents.file.check_unchanged()
+        backup = _publish(drafts, path, output, in_place=options.in_place, drafted=drafted)
+    _sync_folder(output.parent)
+    after = replace(after, source=str(output))
+    return replace(result, output=output, backup=backup, record=record_of(output), after=after)
 
 
 def _open_donor(donor: Path, patient: Path) -> FileSource:
@@ -140,9 +152,17 @@ def _open_donor(donor: Path, patient: Path) -> FileSource:
         raise UserError(f"{donor} cannot be a donor: {error}") from None
 
 
-def _plan(before: Diagnosis, source: FileSource, donors: dict[str, FileSource], strategy: Strategy) -> RepairPlan:
+def _plan(before: Diagnosis, source: FileSource, donors: dict[str, FileSource], options: FixOptions) -> RepairPlan:
     givers = [Donor(name=name, source=each, main=main_container(each.refs)) for name, each in donors.items()]
-    return plan_repair(before, source, donors=givers, strategy=strategy, pinned=source.pinned)
+    return plan_repair(
+        before,
+        source,
+        donors=givers,
+        strategy=options.strategy,
+        pinned=source.pinned,
+        metadata=options.metadata,
+        reset_optimizer=options.reset_optimizer,
+    )
 
 
 def _siblings(path: Path, plan: RepairPlan) -> tuple[Path, ...]:
@@ -154,30 +174,71 @@ def _siblings(path: Path, plan: RepairPlan) -> tuple[Path, ...]:
 
 
 def _output(path: Path, options: FixOptions) -> Path:
-    if options.in_place:
-        return path
-    output = options.output or fixed_name(path)
-    if output.is_dir():
-        raise UserError(f"{output} is a folder. Name a file in it.")
-    if output.exists() and output.resolve() == path.resolve():
-        raise UserError(f"{output} is the source itself. Use --in-place to replace it and keep a backup.")
-    if output.exists() and not options.force:
-        raise UserError(f"{output} exists. Use --force to replace it.")
-    if not output.parent.is_dir():
-        raise UserError(f"The folder {output.parent} does not exist. Create it, or write elsewhere with -o.")
+    output = path if options.in_place else options.output or fixed_name(path)
+    if not options.in_place:
+        check_output(output, path, force=options.force)
+    precious = options.donors if options.in_place else (path, *options.donors)
+    check_spared(output, precious, force=options.force)
     return output
 
 
-@contextmanager
-def _temporary_beside(output: Path) -> Iterator[Path]:
-    """Give a temporary file in the output's folder; it is gone afterwards unless it was renamed."""
-    descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".part")
-    os.close(descriptor)
-    temporary = Path(name)
+def _make_drafts(output: Path, drafted: ExitStack) -> _Drafts:
+    names = (output, record_of(output), sidecar_of(output))
+    for name in names:
+        sweep(name)
+    draft, record, sidecar = (drafted.enter_context(draft_beside(name)) for name in names)
+    return _Drafts(output=draft, record=record, sidecar=sidecar)
+
+
+def _write_drafts(
+    drafts: _Drafts, output: Path, result: FixResult, source: FileSource, donors: dict[str, FileSource]
+) -> Diagnosis:
+    """Write all three files, see them on the disk, and return the diagnosis of the repaired one."""
+    journal, mapped = Journal(), source.contents.file
+    with TwinHash(mapped.buffer) as hashes, ThreadPoolExecutor(1) as pool:
+        copy_file(source.path, drafts.output)
+        with drafts.output.open("r+b") as target:
+            apply_plan(result.plan, source, target, donors, journal)
+            target.flush()
+            synced = pool.submit(os.fsync, target.fileno())  # the disk writes while we check
+            ranges = tuple((int(offset), int(length)) for offset, length in journal.ranges())
+            hashed = hashes.hash_copy(drafts.output, ranges[0][0] if ranges else mapped.size)
+            after = _checked(drafts.output, result.plan)
+            sidecar_sha256 = save_old_bytes(ranges, mapped.buffer, drafts.sidecar)
+            undo = Undo(
+                sidecar=sidecar_of(output).name,
+                sidecar_sha256=sidecar_sha256,
+                ranges=ranges,
+                source=Stamp(path=str(source.path), nbytes=mapped.size, sha256=hashes.source_digest()),
+                result=Stamp(path=str(output), nbytes=mapped.size, sha256=hashed.result()),
+            )
+            synced.result()
+    write_record(drafts.record, {**diagnosis_data(result.before), "repair": plan_data(result.plan)}, undo)
+    sync_file(drafts.sidecar)
+    sync_file(drafts.record)
+    for draft in (drafts.output, drafts.record, drafts.sidecar):
+        shutil.copymode(source.path, draft)
+    return after
+
+
+def _publish(drafts: _Drafts, path: Path, output: Path, *, in_place: bool, drafted: ExitStack) -> Path | None:
+    """Give the files their names, the repaired one last; return where the source went, if it was replaced."""
+    placed: list[Path] = []
+    backup = None
     try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+        for draft, name in ((drafts.sidecar, sidecar_of(output)), (drafts.record, record_of(output))):
+            draft.replace(name)
+            placed.append(name)
+        if in_place:
+            backup = _keep_backup(path, drafted)
+            placed.append(backup)
+        drafts.output.replace(output)
+    except BaseException:
+        if drafts.output.exists():  # the output was not replaced, so nothing may describe it
+            for each in placed:
+                each.unlink(missing_ok=True)
+        raise
+    return backup
 
 
 def _checked(temporary: Path, plan: RepairPlan) -> Diagnosis:
@@ -193,43 +254,27 @@ def _checked(temporary: Path, plan: RepairPlan) -> Diagnosis:
     return after
 
 
-def _write_record(output: Path, before: Diagnosis, plan: RepairPlan) -> None:
-    """Write beside the output what was done to it, complete or not at all."""
-    record = record_of(output)
-    with _temporary_beside(record) as temporary:
-        report = envelope([{**diagnosis_data(before), "repair": plan_data(plan)}])
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(record)
-
-
-def _keep_backup(path: Path) -> Path:
+def _keep_backup(path: Path, drafted: ExitStack) -> Path:
     """Give the file a second name that is free: `<name>.bak`, `<name>.bak1`, ..."""
-    number = 0
-    while True:
-        backup = path.with_name(f"{path.name}.bak{number or ''}")
+    for backup in _backup_names(path):
         try:
             os.link(path, backup)
         except FileExistsError:
-            number += 1
             continue
         except OSError:  # a file system without hard links
             if backup.exists():
-                number += 1
                 continue
-            backup.touch()
-            copy_file(path, backup)
+            draft = drafted.enter_context(draft_beside(backup))
+            copy_file(path, draft)
+            sync_file(draft)
+            shutil.copystat(path, draft)
+            draft.replace(backup)
         return backup
+    raise AssertionError("there is always a next number")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where folders can be synced."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+def _backup_names(path: Path) -> Iterator[Path]:
+    number = 0
+    while True:
+        yield path.with_name(f"{path.name}.bak{number or ''}")
+        number += 1

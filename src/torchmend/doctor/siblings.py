@@ -13,6 +13,9 @@ from torchmend.formats.registry import SUFFIXES
 FIXED = "_FIXED"
 """What a repaired copy's name ends with, unless its user named it otherwise."""
 
+SIDECAR_ENDING = ".repair.bin"
+"""What the name of the file ends with that holds the bytes that a repair replaced."""
+
 MOST_LOOKED_AT = 8
 """How many neighbours are diagnosed in search of healthy ones."""
 
@@ -69,6 +72,11 @@ def _why_not(path: Path) -> str:
 def record_of(output: Path) -> Path:
     """Return where the record of a repaired file is kept: `<name>.repair.json` beside it."""
     return output.with_name(f"{output.stem}.repair.json")
+
+
+def sidecar_of(output: Path) -> Path:
+    """Return where the bytes that a repair replaced are kept: `<name>.repair.bin` beside the repaired file."""
+    return output.with_name(f"{output.stem}{SIDECAR_ENDING}")
 
 
 def is_repaired(path: Path) -> bool:

@@ -28,6 +28,7 @@ def _layers_of(members: list[TensorRef]) -> list[NormLayer]:
         if ref.group is not None:
             groups[ref.group][ref.leaf] = ref
             position.setdefault(ref.group, at)
+    biases = {ref.prefix: ref for ref in reversed(members) if ref.role is Role.BIAS}
     layers = []
     for prefix, group in groups.items():
         mean, var = group["running_mean"], group["running_var"]
@@ -41,7 +42,7 @@ def _layers_of(members: list[TensorRef]) -> list[NormLayer]:
                 weight=_affine(group.get("weight"), var),
                 bias=_affine(group.get("bias"), var),
                 feeding=feeding,
-                feeding_bias=_bias_of(members, feeding),
+                feeding_bias=biases.get(feeding.prefix) if feeding is not None else None,
                 averaged=mean.averaged,
             )
         )
@@ -58,9 +59,3 @@ def _feeding(members: list[TensorRef], position: int, channels: int) -> TensorRe
         if ref.role is Role.WEIGHT and len(ref.shape) >= 2 and channels in ref.shape[:2]:
             return ref
     return None
-
-
-def _bias_of(members: list[TensorRef], weight: TensorRef | None) -> TensorRef | None:
-    if weight is None:
-        return None
-    return next((r for r in members if r.role is Role.BIAS and r.prefix == weight.prefix), None)
