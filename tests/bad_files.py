@@ -69,9 +69,9 @@ class _Hostile:
         return os.system, ("touch it-ran",)
 
 
-def hostile(path: Path) -> Path:
+def hostile(path: Path, checkpoint: dict[str, object] | None = None) -> Path:
     """Write a checkpoint that runs a command when it is unpickled."""
-    torch.save({**checkpoints.state_dict(), "note": _Hostile()}, path)
+    torch.save({**(checkpoint or checkpoints.state_dict()), "note": _Hostile()}, path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""torchmend never imports PyTorch: not the package, and no command."""
+"""PyTorch is imported for live objects only: not by the package, and by no command."""
 
 import subprocess
 import sys
@@ -45,6 +45,31 @@ def test_the_blocker_blocks():
 def test_importing_the_package_does_not_import_torch():
     done = run("import torchmend")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_diagnosing_a_path_does_not_import_torch(damaged):
+    done = run("import torchmend; assert torchmend.diagnose(sys.argv[1]).damaged", damaged)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_source_of_another_kind_is_refused_without_torch():
+    done = run("import torchmend; torchmend.repair(3)")
+    assert "TypeError: Cannot repair a int." in done.stderr
+
+
+LIVE_NAMES = ("check_model_health", "configure_bn_for_stability", "sanitize_model_bn_stats", "RepairResult")
+
+
+@pytest.mark.parametrize("name", LIVE_NAMES)
+def test_a_name_that_needs_torch_imports_it_when_it_is_used(name):
+    assert "torch was imported" in run(f"import torchmend; torchmend.{name}").stderr
+
+
+@pytest.mark.parametrize("name", LIVE_NAMES)
+def test_without_torch_such_a_name_says_what_to_install(name):
+    blocked = f"import torchmend; sys.modules['torch'] = None; torchmend.{name}"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {blocked}"], capture_output=True, text=True, check=False)
+    assert f"ImportError: torchmend.{name} needs PyTorch, which is not installed: pip install torch" in done.stderr
 
 
 def test_help_does_not_import_torch():

@@ -17,6 +17,7 @@ NAMES = [
     "Measure",
     "RepairError",
     "RepairPlan",
+    "RepairResult",
     "Role",
     "Rung",
     "Severity",
@@ -25,8 +26,12 @@ NAMES = [
     "TensorRef",
     "TorchmendError",
     "UserError",
+    "check_model_health",
+    "configure_bn_for_stability",
     "diagnose",
     "fix",
+    "repair",
+    "sanitize_model_bn_stats",
 ]
 
 
@@ -44,6 +49,15 @@ def test_a_public_name_is_there_and_documented(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("Error")])
 def test_every_public_error_can_be_caught_as_the_one_base_class(name):
     assert issubclass(getattr(torchmend, name), torchmend.TorchmendError)
+
+
+def test_every_public_name_is_listed_by_dir():
+    assert set(NAMES) <= set(dir(torchmend))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'diagnosis'"):
+        _ = torchmend.diagnosis
 
 
 def test_the_package_says_what_it_is_for():

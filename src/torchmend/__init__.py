@@ -1,9 +1,12 @@
 """Find, repair and prevent numerical corruption in PyTorch checkpoints and training runs.
 
-Importing this package never imports PyTorch.
+Importing this package never imports PyTorch. The names that need it import it when they are first used.
 """
 
-from torchmend.doctor.diagnosing import diagnose_file as diagnose
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from torchmend.anywhere import diagnose, repair
 from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
 from torchmend.facts.codes import Code, Severity
@@ -12,6 +15,10 @@ from torchmend.facts.findings import Diagnosis, Finding, Measure
 from torchmend.facts.plans import Edit, RepairPlan, Rung
 from torchmend.facts.tensors import Role, TensorRef
 from torchmend.repair.planning import Strategy
+
+if TYPE_CHECKING:
+    from torchmend.live.compat import check_model_health, configure_bn_for_stability, sanitize_model_bn_stats
+    from torchmend.live.repairing import RepairResult
 
 __all__ = [
     "Code",
@@ -24,6 +31,7 @@ __all__ = [
     "Measure",
     "RepairError",
     "RepairPlan",
+    "RepairResult",
     "Role",
     "Rung",
     "Severity",
@@ -32,6 +40,33 @@ __all__ = [
     "TensorRef",
     "TorchmendError",
     "UserError",
+    "check_model_health",
+    "configure_bn_for_stability",
     "diagnose",
     "fix",
+    "repair",
+    "sanitize_model_bn_stats",
 ]
+
+_NEED_TORCH = {
+    "RepairResult": "torchmend.live.repairing",
+    "check_model_health": "torchmend.live.compat",
+    "configure_bn_for_stability": "torchmend.live.compat",
+    "sanitize_model_bn_stats": "torchmend.live.compat",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(_NEED_TORCH[name])
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"torchmend.{name} needs PyTorch, which is not installed: pip install torch") from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

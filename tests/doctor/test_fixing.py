@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import bad_files
+import checkpoints
 import pytest
 import torch
 
@@ -360,3 +362,20 @@ def test_a_leftover_of_a_killed_run_is_swept_up(broken):
     os.utime(leftover, (1000, 1000))
     assert fix_file(broken).succeeded
     assert not leftover.exists()
+
+
+# Files that are damaged and not to be trusted
+
+
+def test_a_hostile_file_with_nothing_to_repair_does_not_count_as_success(tmp_path):
+    result = fix_file(bad_files.hostile(tmp_path / "x.pth"))
+    assert (result.output, result.succeeded) == (None, False)
+
+
+def test_the_numbers_of_a_hostile_file_are_repaired_and_it_stays_untrusted(tmp_path):
+    state = checkpoints.infinite_mean(checkpoints.training_checkpoint())
+    bad_files.hostile(tmp_path / "x.pth", state)
+    result = fix_file(tmp_path / "x.pth")
+    assert result.output is not None
+    assert {f.code for f in result.after.findings} == {Code.RUNS_CODE}
+    assert not result.succeeded

@@ -1,3 +1,5 @@
+import errno
+import mmap
 import os
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError, SourceChangedError
+from torchmend.formats import mapped
 from torchmend.formats.mapped import MappedFile
 
 
@@ -124,3 +127,39 @@ def test_an_array_that_looks_into_the_file_outlives_its_closing(path: Path) -> N
     view = np.frombuffer(file.buffer, dtype=np.uint8)
     file.close()
     assert view.tobytes() == path.read_bytes()
+
+
+def refuse_maps(monkeypatch: pytest.MonkeyPatch, *, private: bool) -> None:
+    """Make shared maps fail as on some FUSE file systems, and private ones too if `private`."""
+    real = mmap.mmap
+
+    class Refusing(real):
+        def __new__(cls, *arguments: int, **options: int) -> mmap.mmap:
+            if private or "flags" not in options:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            return real(*arguments, **options)
+
+    monkeypatch.setattr(mmap, "mmap", Refusing)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_file_that_cannot_be_mapped_in_the_usual_way_is_read_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    refuse_maps(monkeypatch, private=private)
+    with MappedFile(path) as file:
+        assert file.read(0, 1000) == path.read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="no private maps here")
+def test_a_private_map_cannot_be_written_either(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_maps(monkeypatch, private=False)
+    with MappedFile(path) as file, pytest.raises(TypeError):
+        file.buffer[0] = 1
+
+
+def test_a_large_file_that_cannot_be_mapped_is_a_file_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_maps(monkeypatch, private=True)
+    monkeypatch.setattr(mapped, "LARGEST_READ", 99)
+    with pytest.raises(FileError, match="Copy the file to a local disk"):
+        MappedFile(path)

@@ -85,10 +85,10 @@ class FixResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether a healthy model is at hand: nothing was refused, or nothing was damaged."""
+        """Whether a healthy file is at hand, or would be if this had been no dry run."""
         if self.after is not None:
             return self.after.healthy
-        return self.before.checked and not self.plan.refused
+        return self.before.healthy or (self.before.checked and not self.plan.is_empty and not self.plan.refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,7 @@ def _write_drafts(
             synced = pool.submit(os.fsync, target.fileno())  # the disk writes while we check
             ranges = tuple((int(offset), int(length)) for offset, length in journal.ranges())
             hashed = hashes.hash_copy(drafts.output, ranges[0][0] if ranges else mapped.size)
-            after = _checked(drafts.output, result.plan)
+            after = _checked(drafts.output, result)
             sidecar_sha256 = save_old_bytes(ranges, mapped.buffer, drafts.sidecar)
             undo = Undo(
                 sidecar=sidecar_of(output).name,
@@ -241,11 +241,17 @@ def _publish(drafts: _Drafts, path: Path, output: Path, *, in_place: bool, draft
     return backup
 
 
-def _checked(temporary: Path, plan: RepairPlan) -> Diagnosis:
-    """Diagnose the patched copy: only what was refused may still be damaged."""
+def _checked(temporary: Path, result: FixResult) -> Diagnosis:
+    """Diagnose the patched copy: only what was refused, and the file's own structure, may still be as it was."""
     after = diagnose_file(temporary)
-    allowed = {refusal.place for refusal in plan.refused}
-    left = [f for f in after.findings if f.severity is Severity.ERROR and f.place not in allowed]
+    allowed = {refusal.place for refusal in result.plan.refused}
+    structural = {finding.code for finding in result.before.findings if not finding.place}
+    left = [
+        finding
+        for finding in after.findings
+        if finding.severity is Severity.ERROR
+        and (finding.place not in allowed if finding.place else finding.code not in structural)
+    ]
     if left:
         raise RepairError(
             f"The repaired copy still shows {left[0].code.value}, so it was removed; the source is untouched. "

@@ -102,8 +102,8 @@ def _mapped(file: BinaryIO, size: int) -> Buffer:
                 return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
             except (OSError, ValueError, OverflowError):
                 pass
-        if size <= LARGEST_READ:
-            return file.read(LARGEST_READ)
+        if size <= LARGEST_READ and len(data := file.read(size)) == size:
+            return data
         raise FileError(
             Code.UNREADABLE,
             f"The file system of this file cannot map it into memory: {refused}.",

@@ -1,0 +1,84 @@
+"""Is a model sound? One cheap pass that only answers yes, or "look closer"; one transfer a device."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from torchmend.live.device import as_floats
+from torchmend.live.elements import detached, element_of, local_part, why_unreadable
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def is_statistic(name: str) -> bool:
+    """Return whether a tensor of this name may be a running statistic."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def is_evidently_sound(model: nn.Module, *, statistics_only: bool = False) -> bool:
+    """Return True only if every element is finite and no running variance is below zero.
+
+    That leaves nothing that the rules call an error in a model. False means that it has to be looked at closely:
+    a norm may overflow on finite elements, and infinities are legal in some buffers.
+
+    Args:
+        model: On any devices.
+        statistics_only: Look at running means and variances alone.
+    """
+    by_device: dict[torch.device, _Pile] = {}
+    for name, tensor in _distinct_tensors(model, statistics_only):
+        local = local_part(tensor)
+        if why_unreadable(local) or not element_of(local).is_floating or not local.numel():
+            continue
+        if (pile := by_device.get(local.device)) is None:
+            pile = by_device[local.device] = _Pile()
+        pile.add(name, as_floats(detached(local)))
+    return all(bool(pile.verdict()) for pile in by_device.values())
+
+
+def _distinct_tensors(model: nn.Module, statistics_only: bool) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of each module once, with their last names: building whole names would take longest."""
+    seen = {model}
+    stack = [model]
+    while stack:
+        module = stack.pop()
+        if statistics_only:
+            buffers = module._buffers
+            pairs = [(name, buffers[name]) for name in STATISTICS if name in buffers]
+        else:
+            pairs = [*module._parameters.items(), *module._buffers.items()]
+        yield from ((name, tensor) for name, tensor in pairs if tensor is not None)
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+
+
+class _Pile:
+    """The tensors of one device, by type and by what is asked of them."""
+
+    def __init__(self) -> None:
+        self.statistics: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
+        self.rest: dict[torch.dtype, list[Tensor]] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        if name in STATISTICS:
+            key = name == "running_var", tensor.dtype
+            self.statistics.setdefault(key, []).append(tensor.reshape(-1))
+        else:
+            self.rest.setdefault(tensor.dtype, []).append(tensor)
+
+    def verdict(self) -> Tensor:
+        """Return one boolean on the device; reading it is the only wait."""
+        verdicts = []
+        for (is_variance, _), tensors in self.statistics.items():
+            low, high = torch.aminmax(torch.cat(tensors))
+            verdicts.append(low >= 0 if is_variance else torch.isfinite(low))
+            verdicts.append(torch.isfinite(high))
+        for tensors in self.rest.values():
+            # On a CPU the 2-norm is the one that is fast; elsewhere the maximum is, and it cannot overflow.
+            order = 2.0 if tensors[0].device.type == "cpu" else float("inf")
+            norms = torch.stack(list(torch._foreach_norm(tensors, order)))
+            verdicts.append(torch.isfinite(norms).all())
+        return torch.stack(verdicts).all()
