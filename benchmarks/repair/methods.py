@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.facts.tensors import TensorRef
-from torchmend.repair.channels import Channels, Statistic, read_channels
-from torchmend.repair.planning import Strategy
-from torchmend.repair.predictors import designs, predict_by, usable
+from torchmend.repairs.channels import Channels, Statistic, read_channels
+from torchmend.repairs.planning import Strategy
+from torchmend.repairs.predictors import designs, predict_by, usable
 from torchmend.rules.layers import norm_layers
 
 State = dict[str, Tensor]

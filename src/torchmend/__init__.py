@@ -14,7 +14,7 @@ from torchmend.facts.errors import FileError, RepairError, SourceChangedError, T
 from torchmend.facts.findings import Diagnosis, Finding, Measure
 from torchmend.facts.plans import Edit, RepairPlan, Rung
 from torchmend.facts.tensors import Role, TensorRef
-from torchmend.repair.planning import Strategy
+from torchmend.repairs.planning import Strategy
 
 if TYPE_CHECKING:
     from torchmend.live.compat import check_model_health, configure_bn_for_stability, sanitize_model_bn_stats

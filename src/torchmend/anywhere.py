@@ -13,8 +13,8 @@ from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.findings import Diagnosis
-from torchmend.repair.donors import Donor
-from torchmend.repair.planning import Strategy
+from torchmend.repairs.donors import Donor
+from torchmend.repairs.planning import Strategy
 from torchmend.rules.roles import main_container
 
 if TYPE_CHECKING:

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import bad_files
-import checkpoints
 import pytest
 import torch
 
+import bad_files
+import checkpoints
 from torchmend.doctor import fixing
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.facts.errors import RepairError, SourceChangedError, UserError
 from torchmend.facts.plans import Rung
-from torchmend.repair.planning import Strategy
+from torchmend.repairs.planning import Strategy
 
 NAN, INF = float("nan"), float("inf")
 

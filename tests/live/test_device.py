@@ -7,7 +7,7 @@ from torch import nn
 import checkpoints
 from torchmend.live.device import SMALL
 from torchmend.live.source import LiveSource
-from torchmend.repair.patches import patches
+from torchmend.repairs.patches import patches
 from torchmend.rules.judge import judge
 
 NAN, INF = float("nan"), float("inf")
@@ -211,7 +211,7 @@ def test_elements_are_written_on_the_device():
     source = LiveSource(network, as_device=True)
     from torchmend.live.diagnosing import diagnose_source
     from torchmend.live.repairing import apply_plan
-    from torchmend.repair.planning import plan_repair
+    from torchmend.repairs.planning import plan_repair
 
     plan = plan_repair(diagnose_source(source), source)
     assert [len(list(patches(edit, source, {}))) for edit in plan.edits] == [1]

@@ -2,15 +2,14 @@
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchmend.cli.common import Exit, complain
+from torchmend.cli.common import Exit, complain, say, use_any_encoding
 from torchmend.doctor.fixing import FixOptions, FixResult, fix_file, fixed_name
 from torchmend.facts.errors import TorchmendError
 from torchmend.facts.findings import Diagnosis
-from torchmend.repair.planning import Strategy
+from torchmend.repairs.planning import Strategy
 from torchmend.reports.classic import classic_text
 from torchmend.reports.repair_text import plan_text
 from torchmend.reports.summary import Cure, cure, sound_copies
@@ -44,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 healthy, 1 damaged or refused, 2 not checked."""
+    use_any_encoding()
     options = parser().parse_args(arguments)
     try:
         return _run(options)
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         metadata=options.metadata,
     )
     result = fix_file(options.checkpoint, fixing)
-    _print(classic_text(result.before))
+    say(classic_text(result.before))
     if not result.before.checked:
         return Exit.UNCHECKED
     if not options.fix:
@@ -85,24 +85,20 @@ def _print_how_to_repair(diagnosis: Diagnosis, checkpoint: Path) -> None:
         return
     metadata = " --metadata" if Cure.METADATA in cures else ""
     command = f"python diagnose_and_fix.py --checkpoint {shlex.quote(str(checkpoint))} --fix{metadata}"
-    _print(f"\nTo repair it: {command}")
+    say(f"\nTo repair it: {command}")
 
 
 def _report(result: FixResult, checkpoint: Path) -> None:
     if not result.before.damaged:
-        _print("\nNothing to repair; no file was written.")
+        say("\nNothing to repair; no file was written.")
         return
-    _print("\n" + plan_text(result.plan))
+    say("\n" + plan_text(result.plan))
     for path in result.siblings:
-        _print(f"  healthy sibling: {path}")
+        say(f"  healthy sibling: {path}")
     if result.output is not None:
-        _print(f"\nFixed checkpoint saved: {result.output}")
+        say(f"\nFixed checkpoint saved: {result.output}")
     else:
-        _print(
+        say(
             f"\n{fixed_name(checkpoint)} was not written, since something had to be refused. "
             "Go back to a healthy checkpoint, or name one with --donor."
         )
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -1,5 +1,6 @@
 """What the commands share: colours, the progress bar, choosing findings, exit codes."""
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from torchmend.doctor.file_source import ScanProgress
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Finding
-from torchmend.reports.wording import Paint, plain
+from torchmend.reports.wording import Paint, harmless, plain
 
 BAR_FROM_BYTES = 64 << 20
 """Below this a scan is over before a bar could be read."""
@@ -57,9 +58,21 @@ class FailOn(StrEnum):
         return self is not FailOn.NEVER and any(f.severity >= Severity[self.name] for f in findings)
 
 
+def say(text: str, *, nl: bool = True) -> None:
+    """Write to standard output, with control characters that names in a file may hold made visible."""
+    typer.echo(harmless(text), nl=nl)
+
+
 def complain(message: str) -> None:
     """Write a message to standard error."""
-    typer.echo(message, err=True)
+    typer.echo(harmless(message), err=True)
+
+
+def use_any_encoding() -> None:
+    """Have names that the terminal's encoding lacks written as escapes, where they would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def painter() -> Paint:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import Exit, Format, painter, progress_bar
+from torchmend.cli.common import Exit, Format, painter, progress_bar, say
 from torchmend.doctor.comparing import compare_files
 from torchmend.doctor.history import read_history
 from torchmend.facts.errors import UserError
@@ -55,7 +55,7 @@ def compare(
     if format is Format.JSON:
         _echo_json(comparison_data(found))
     else:
-        typer.echo(_text(found, top))
+        say(_text(found, top))
     if not found.checked:
         raise typer.Exit(Exit.UNCHECKED)
     raise typer.Exit(Exit.FINDINGS if found.broke else Exit.OK)
@@ -73,11 +73,11 @@ def _history(folder: Path, top: int, format: Format) -> None:  # noqa: A002 - th
     if format is Format.JSON:
         _echo_json(history_data(found))
     else:
-        typer.echo(history_text(found, painter(), top))
+        say(history_text(found, painter(), top))
     if not found.checked:
         raise typer.Exit(Exit.UNCHECKED)
     raise typer.Exit(Exit.FINDINGS if found.first_damaged else Exit.OK)
 
 
 def _echo_json(data: Json) -> None:
-    typer.echo(json.dumps(envelope([data]), indent=2, allow_nan=False))
+    say(json.dumps(envelope([data]), indent=2, allow_nan=False))

@@ -7,15 +7,7 @@ from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import (
-    Exit,
-    FailOn,
-    ReportFormat,
-    code_prefixes,
-    complain,
-    painter,
-    progress_bar,
-)
+from torchmend.cli.common import Exit, FailOn, ReportFormat, code_prefixes, complain, painter, progress_bar, say
 from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file
 from torchmend.facts.errors import SourceChangedError, TorchmendError, UserError
 from torchmend.facts.findings import Diagnosis, Finding
@@ -68,10 +60,10 @@ def diagnose(
             _print(diagnosis, shown, quiet=quiet, first=not found)
         found.append((diagnosis, shown))
     if format is not ReportFormat.TEXT:
-        typer.echo(_document(format, found, problems), nl=False)
+        say(_document(format, found, problems), nl=False)
     elif len(found) > 1 and not quiet:
         healthy = sum(each.healthy for each, _ in found)
-        typer.echo(f"\n{healthy} of {len(found)} files are healthy.")
+        say(f"\n{healthy} of {len(found)} files are healthy.")
     raise typer.Exit(_exit_code(found, problems, fail_on))
 
 
@@ -116,6 +108,6 @@ def _document(format: ReportFormat, found: list[Diagnosed], problems: list[str])
 def _print(diagnosis: Diagnosis, shown: tuple[Finding, ...], *, quiet: bool, first: bool) -> None:
     if quiet:
         if shown:
-            typer.echo(headline(diagnosis, painter()))
+            say(headline(diagnosis, painter()))
         return
-    typer.echo(("" if first else "\n") + diagnosis_text(diagnosis, painter(), shown))
+    say(("" if first else "\n") + diagnosis_text(diagnosis, painter(), shown))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import Exit, Format, painter, progress_bar
+from torchmend.cli.common import Exit, Format, painter, progress_bar, say
 from torchmend.doctor.fixing import FixOptions, FixResult, fix_file
-from torchmend.repair.planning import Strategy
+from torchmend.repairs.planning import Strategy
 from torchmend.reports.machine import Json, diagnosis_data, envelope, plan_data
 from torchmend.reports.repair_text import plan_text
 from torchmend.reports.summary import summarise
@@ -83,7 +83,7 @@ def fix(
     with progress_bar(path.name) as bar:
         result = fix_file(path, options, bar)
     if format is Format.JSON:
-        typer.echo(json.dumps(envelope([_data(result)]), indent=2))
+        say(json.dumps(envelope([_data(result)]), indent=2))
     else:
         _print(result, dry_run=dry_run)
     if not result.before.checked:
@@ -106,34 +106,32 @@ def _data(result: FixResult) -> Json:
 def _print(result: FixResult, *, dry_run: bool) -> None:
     paint = painter()
     if result.plan.is_empty and not result.plan.refused:
-        typer.echo(diagnosis_text(result.before, paint))
+        say(diagnosis_text(result.before, paint))
         if result.before.checked:
-            typer.echo("\nNothing to repair; no file was written.")
+            say("\nNothing to repair; no file was written.")
         return
-    typer.echo(headline(result.before, paint))
-    typer.echo(plan_text(result.plan, paint))
+    say(headline(result.before, paint))
+    say(plan_text(result.plan, paint))
     _print_siblings(result)
-    typer.echo("")
+    say("")
     if result.output is not None and result.after is not None:
         if result.backup:
-            typer.echo(f"Kept the original as {result.backup}")
-        typer.echo(f"Wrote {headline(result.after, paint)}")
-        typer.echo(
-            f"To undo it: torchmend unfix {shlex.quote(str(result.output))}{' --in-place' * bool(result.backup)}"
-        )
+            say(f"Kept the original as {result.backup}")
+        say(f"Wrote {headline(result.after, paint)}")
+        say(f"To undo it: torchmend unfix {shlex.quote(str(result.output))}{' --in-place' * bool(result.backup)}")
     elif dry_run:
-        typer.echo("Dry run: nothing was written.")
+        say("Dry run: nothing was written.")
     elif result.plan.refused:
         partly = "" if result.plan.is_empty else " --allow-partial repairs the rest."
-        typer.echo(f"Nothing was written, since something had to be refused.{partly}")
+        say(f"Nothing was written, since something had to be refused.{partly}")
 
 
 def _print_siblings(result: FixResult) -> None:
     if not result.siblings:
         return
-    typer.echo("\nHealthy checkpoints beside it that hold these tensors, newest first:")
+    say("\nHealthy checkpoints beside it that hold these tensors, newest first:")
     for path in result.siblings:
-        typer.echo(f"  {path}")
+        say(f"  {path}")
     force = " --force" if result.output else ""
     donor = shlex.quote(str(result.siblings[0]))
-    typer.echo(f"To use the first: torchmend fix {shlex.quote(result.before.source)} --donor {donor}{force}")
+    say(f"To use the first: torchmend fix {shlex.quote(result.before.source)} --donor {donor}{force}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import Exit, Format, painter, progress_bar
+from torchmend.cli.common import Exit, Format, painter, progress_bar, say
 from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
 from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.facts.errors import FileError
@@ -43,11 +43,11 @@ def inspect(
     diagnosis = found.diagnosis
     if format is Format.JSON:
         data = inspection_data(found, wanted) if wanted else inspection_data(found)
-        typer.echo(json.dumps(envelope([data]), indent=2, allow_nan=False))
+        say(json.dumps(envelope([data]), indent=2, allow_nan=False))
     elif not diagnosis.format:
-        typer.echo(diagnosis_text(diagnosis, painter()))
+        say(diagnosis_text(diagnosis, painter()))
     else:
-        typer.echo(inspection_text(found, View(depth=depth, wanted=wanted, stats=stats), painter()))
+        say(inspection_text(found, View(depth=depth, wanted=wanted, stats=stats), painter()))
     raise typer.Exit(Exit.OK if diagnosis.checked else Exit.UNCHECKED)
 
 

@@ -1,5 +1,6 @@
 """The application: its commands, and the one place where expected errors become messages and exit codes."""
 
+import errno
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import Exit, complain
+from torchmend.cli.common import Exit, complain, use_any_encoding
 from torchmend.cli.compare import compare
 from torchmend.cli.diagnose import diagnose
 from torchmend.cli.explain import explain
@@ -50,9 +51,17 @@ def _terminate(*_: object) -> None:
     sys.exit(Exit.TERMINATED)
 
 
+def _is_closed_pipe(error: OSError) -> bool:
+    """Return whether writing failed since nobody reads; Windows says EINVAL, without a file name."""
+    return isinstance(error, BrokenPipeError) or (
+        os.name == "nt" and error.errno == errno.EINVAL and not error.filename
+    )
+
+
 def run() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminate)
+    use_any_encoding()
     try:
         app()
     except SystemExit as leaving:
@@ -62,10 +71,10 @@ def run() -> None:
     except TorchmendError as error:
         complain(f"torchmend: {error}")
         code = Exit.UNCHECKED
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.FINDINGS
     except OSError as error:
+        if _is_closed_pipe(error):  # the reader of our output has gone, as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(Exit.FINDINGS)
         where = f" ({error.filename})" if error.filename else ""
         complain(f"torchmend: {error.strerror}{where}. Nothing was left half-written; the source is untouched.")
         code = Exit.UNCHECKED

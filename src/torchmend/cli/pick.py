@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from torchmend.cli.common import Exit, complain
+from torchmend.cli.common import Exit, complain, say
 from torchmend.doctor.siblings import is_repaired, pick_newest_healthy, record_of
 
 
@@ -23,4 +23,4 @@ def pick(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The fold
         raise typer.Exit(Exit.FINDINGS)
     if is_repaired(picked.chosen):
         complain(f"note: {picked.chosen} is a repaired copy; {record_of(picked.chosen)} says what was done to it.")
-    typer.echo(str(picked.chosen))
+    say(str(picked.chosen))

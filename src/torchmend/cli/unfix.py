@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from torchmend.cli.common import say
 from torchmend.doctor.undoing import unfix_file
 from torchmend.reports.wording import counted
 
@@ -39,6 +40,6 @@ def unfix(path: Repaired, output: Output = None, in_place: InPlace = False, forc
     if in_place and output is not None:
         raise typer.BadParameter("--in-place and --output exclude each other.")
     result = unfix_file(path, output=output, in_place=in_place, force=force)
-    typer.echo(f"Wrote {result.output}: the original, bit for bit ({counted(result.restored, 'byte')} put back)")
+    say(f"Wrote {result.output}: the original, bit for bit ({counted(result.restored, 'byte')} put back)")
     if result.removed:
-        typer.echo(f"Removed {' and '.join(str(each) for each in result.removed)}")
+        say(f"Removed {' and '.join(str(each) for each in result.removed)}")

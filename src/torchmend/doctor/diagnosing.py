@@ -11,6 +11,9 @@ from torchmend.rules.files import judge_calls, judge_structure
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
 
+SIDECAR_ENDING = ".repair.bin"
+"""What the name of the file ends with that holds the bytes that a repair replaced."""
+
 
 def diagnose_file(
     path: str | Path, progress: ScanProgress | None = None, *, verify_checksums: bool = False
@@ -90,17 +93,18 @@ def _size(path: Path) -> int:
         return 0
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a file is named like a checkpoint: not hidden, and not what a repair leaves beside it."""
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(SIDECAR_ENDING)
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the files below a folder that are named like checkpoints, sorted.
 
     Raises:
         UserError: There are none.
     """
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
+    found = [path for path in sorted(folder.rglob("*")) if is_checkpoint_name(path.name) and path.is_file()]
     if not found:
         raise UserError(f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}.")
     return found

@@ -24,8 +24,8 @@ from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import RepairPlan, Rung
 from torchmend.facts.tensors import TensorRef
-from torchmend.repair.donors import Donor
-from torchmend.repair.planning import Strategy, plan_repair
+from torchmend.repairs.donors import Donor
+from torchmend.repairs.planning import Strategy, plan_repair
 from torchmend.reports.machine import diagnosis_data, plan_data
 from torchmend.rules.roles import main_container
 
@@ -267,7 +267,7 @@ def _keep_backup(path: Path, drafted: ExitStack) -> Path:
             os.link(path, backup)
         except FileExistsError:
             continue
-        except OSError:  # a file system without hard links
+        except (OSError, AttributeError):  # a system, or a file system, without hard links
             if backup.exists():
                 continue
             draft = drafted.enter_context(draft_beside(backup))

@@ -14,7 +14,7 @@ from torchmend.doctor.journal import Journal, Offsets
 from torchmend.facts.plans import RepairPlan, ScalarEdit
 from torchmend.formats.contents import Record, StoredTensor
 from torchmend.measure.bits import Raw
-from torchmend.repair.patches import patches
+from torchmend.repairs.patches import patches
 
 _WINDOW = 1 << 18
 """Scattered elements inside so many bytes are written together."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchmend.doctor.siblings import SIDECAR_ENDING
+from torchmend.doctor.diagnosing import SIDECAR_ENDING
 from torchmend.facts.errors import UserError
 from torchmend.formats.mapped import Buffer
 from torchmend.reports.machine import Json, envelope

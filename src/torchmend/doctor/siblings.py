@@ -4,17 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file
+from torchmend.doctor.diagnosing import SIDECAR_ENDING, checkpoint_files, diagnose_file, is_checkpoint_name
 from torchmend.facts.errors import SourceChangedError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.tensors import TensorRef
-from torchmend.formats.registry import SUFFIXES
 
 FIXED = "_FIXED"
 """What a repaired copy's name ends with, unless its user named it otherwise."""
-
-SIDECAR_ENDING = ".repair.bin"
-"""What the name of the file ends with that holds the bytes that a repair replaced."""
 
 MOST_LOOKED_AT = 8
 """How many neighbours are diagnosed in search of healthy ones."""
@@ -95,7 +91,7 @@ def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...
     neighbours = [
         each
         for each in path.parent.iterdir()
-        if each.suffix in SUFFIXES and each.is_file() and each.name != path.name and not is_repaired(each)
+        if is_checkpoint_name(each.name) and each.is_file() and each.name != path.name and not is_repaired(each)
     ]
     return tuple(each for each in newest_first(neighbours)[:MOST_LOOKED_AT] if _can_give(each, wanted))
 

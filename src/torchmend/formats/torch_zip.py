@@ -6,13 +6,14 @@ from dataclasses import replace
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DTYPES
 from torchmend.facts.errors import FileError
+from torchmend.facts.paths import joined
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import TensorSpec
-from torchmend.formats.pickles.tree import joined, read_tree, split_paths
+from torchmend.formats.pickles.tree import read_tree, split_paths
 from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
 
 LARGEST_PICKLE = 2 << 30

@@ -16,7 +16,7 @@ from torchmend.live.repairing import apply_plan
 from torchmend.live.screening import STATISTICS, is_evidently_sound, is_statistic
 from torchmend.live.source import LiveSource
 from torchmend.measure.bits import damaged
-from torchmend.repair.statistics import StatisticsPlanner
+from torchmend.repairs.statistics import StatisticsPlanner
 from torchmend.rules.judge import judge
 from torchmend.rules.layers import norm_layers
 

@@ -10,9 +10,9 @@ from torchmend.facts.plans import CopyDamaged, Edit, FillDamaged, RepairPlan
 from torchmend.facts.sources import TensorSource
 from torchmend.live.diagnosing import diagnose_source, open_live
 from torchmend.live.source import LiveSource
-from torchmend.repair.donors import Donor
-from torchmend.repair.patches import Patch, patches
-from torchmend.repair.planning import Strategy, plan_repair
+from torchmend.repairs.donors import Donor
+from torchmend.repairs.patches import Patch, patches
+from torchmend.repairs.planning import Strategy, plan_repair
 from torchmend.rules.roles import main_container
 
 

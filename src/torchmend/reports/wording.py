@@ -1,5 +1,6 @@
 """How numbers, tensors and counts are written."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from torchmend.facts.findings import Finding, Measure
@@ -7,6 +8,9 @@ from torchmend.facts.tensors import Role, Scalar, TensorRef
 
 Paint = Callable[[str, str], str]
 """Colours a text for a terminal: (text, style name) -> text. Style names: red, yellow, green, cyan, bold."""
+
+_CONTROLS = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x09\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Control characters but line feeds, and escapes but those of colours."""
 
 MOST_LISTED = 8
 LONGEST_VALUE = 60
@@ -32,11 +36,24 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def harmless(text: str) -> str:
+    """Replace control characters by escapes, all but line feeds and colours.
+
+    A hostile file may name a tensor so that a terminal obeys it.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """Replace all control characters, line feeds and colours included."""
+    return harmless(text.replace("\n", "\\n").replace("\x1b", "\\x1b"))
+
+
 def place(ref: TensorRef | Scalar) -> str:
     """Write where a tensor stands, container and name, or a scalar's path."""
     if isinstance(ref, Scalar):
-        return ref.dotted
-    return f"{ref.container} / {ref.name}" if ref.container else ref.name
+        return one_line(ref.dotted)
+    return one_line(f"{ref.container} / {ref.name}" if ref.container else ref.name)
 
 
 def what(ref: TensorRef) -> str:

@@ -10,10 +10,10 @@ from torchmend.facts.findings import Diagnosis, Finding
 from torchmend.facts.plans import CopyDamaged, Edit, Refusal, RepairPlan, Rung
 from torchmend.facts.sources import TensorSource, Vector
 from torchmend.facts.tensors import Role, Scalar, TensorRef
-from torchmend.repair.donors import Donor, first_sound
-from torchmend.repair.metadata import plan_scalars, plan_scale
-from torchmend.repair.optimizers import MomentPlanner, plan_reset
-from torchmend.repair.statistics import StatisticsPlanner
+from torchmend.repairs.donors import Donor, first_sound
+from torchmend.repairs.metadata import plan_scalars, plan_scale
+from torchmend.repairs.optimizers import MomentPlanner, plan_reset
+from torchmend.repairs.statistics import StatisticsPlanner
 from torchmend.rules.evidence import Evidence
 
 _NONE: frozenset[TensorRef | Scalar] = frozenset()

@@ -40,9 +40,7 @@ class MomentPlanner:
         partner = self._first.get((ref.container, ref.prefix))
         if ref.role is Role.SECOND_MOMENT and partner is not None and partner.shape == ref.shape:
             # m over the square root of a v of zero would be a huge step.
-            reason = (
-                "starts afresh with its second moment: momentum over a second moment of zero would be a huge step"
-            )
+            reason = "starts afresh with its second moment: momentum over a second moment of zero would be a huge step"
             self._zero(partner, count, reason, also=ref)
 
     def _zero(self, ref: TensorRef, count: int, reason: str, also: TensorRef | None = None) -> None:

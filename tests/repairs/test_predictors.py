@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchmend.repair import predictors
-from torchmend.repair.across_layers import predict_from_layers
-from torchmend.repair.channels import Channels, Statistic
-from torchmend.repair.predictors import compete, designs
+from torchmend.repairs import predictors
+from torchmend.repairs.across_layers import predict_from_layers
+from torchmend.repairs.channels import Channels, Statistic
+from torchmend.repairs.predictors import compete, designs
 
 
 def layer(seed: int, n: int = 24, *, lost: float = 0.3, both: bool = False) -> Channels:

@@ -9,9 +9,9 @@ from fake_sources import ArraySource
 from torchmend.facts.codes import Code
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import CopyDamaged, FillAll, FillDamaged, Rung
-from torchmend.repair.donors import Donor
-from torchmend.repair.patches import patches
-from torchmend.repair.planning import plan_repair
+from torchmend.repairs.donors import Donor
+from torchmend.repairs.patches import patches
+from torchmend.repairs.planning import plan_repair
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
 

@@ -42,7 +42,7 @@ def patches(edit: Edit, source: TensorSource, donors: Mapping[str, TensorSource]
             giver = donors[change.source] if change.source else source
             elements = giver.raw(change.ref)
             for index in _damaged_indices(source, ref):
-                taken = elements[np.unravel_index(index, ref.shape)]
+                taken = elements[np.unravel_index(index, ref.shape)] if ref.shape else elements[None][index]
                 native = taken.astype(taken.dtype.newbyteorder("="))
                 yield index, _converted(native, change.ref.element, ref.element)
 

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from torchmend.facts.sources import Vector
-from torchmend.repair.channels import Channels, Mask, Statistic
-from torchmend.repair.predictors import (
+from torchmend.repairs.channels import Channels, Mask, Statistic
+from torchmend.repairs.predictors import (
     TINY,
     Design,
     Prediction,
     designs,
     fitting_space,
     from_fitting_space,
+    median_of_others,
     output_error,
     usable,
 )
@@ -133,9 +134,9 @@ def _apply(design: Design, parameter: float) -> Vector:
 
 def _cross_layer_score(fits: Sequence[tuple[Channels, Design, float]], statistic: Statistic) -> float:
     errors = []
-    for left_out, (channels, design, _) in enumerate(fits):
-        rest = [fit for at, (_, _, fit) in enumerate(fits) if at != left_out]
-        parameter = float(np.median(rest)) if rest else 0.0
+    fitted = np.array([fit for _, _, fit in fits])
+    of_the_others = median_of_others(fitted) if len(fits) > 1 else np.zeros(1)
+    for (channels, design, _), parameter in zip(fits, of_the_others.tolist(), strict=True):
         predicted = from_fitting_space(_apply(design, parameter), statistic)
         errors.append(layer_error(predicted, channels, statistic))
     return float(np.median(errors))

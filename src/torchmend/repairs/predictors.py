@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchmend.facts.sources import Vector
-from torchmend.repair.channels import Channels, Mask, Statistic
+from torchmend.repairs.channels import Channels, Mask, Statistic
 
 FEWEST_SURVIVORS = 3
 """With fewer known channels a competition would crown chance; the plain centre of the family is used."""
@@ -205,7 +205,7 @@ def _leave_one_out(design: Design, target: Vector, unit: Vector, known: Mask) ->
         return design.offset
     residual = (target - design.offset)[known]
     if design.robust:
-        prediction[known] = design.offset[known] + _median_of_others(residual)
+        prediction[known] = design.offset[known] + median_of_others(residual)
         return prediction
     weights = 1.0 / unit[known]
     columns = design.columns[known] * weights[:, None]
@@ -218,7 +218,7 @@ def _leave_one_out(design: Design, target: Vector, unit: Vector, known: Mask) ->
     return prediction
 
 
-def _median_of_others(values: Vector) -> Vector:
+def median_of_others(values: Vector) -> Vector:
     """For each value, the median of all the others."""
     n = len(values)
     order = np.argsort(values, kind="stable")

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
 from torchmend.facts.plans import Edit, Rung, Values
 from torchmend.facts.sources import TensorSource, Vector
 from torchmend.facts.tensors import NormLayer, TensorRef
-from torchmend.repair.across_layers import predict_from_layers
-from torchmend.repair.channels import Channels, Mask, Statistic, read_channels
-from torchmend.repair.predictors import Prediction, compete, output_error, usable
+from torchmend.repairs.across_layers import predict_from_layers
+from torchmend.repairs.channels import Channels, Mask, Statistic, read_channels
+from torchmend.repairs.predictors import Prediction, compete, output_error, usable
 from torchmend.rules.roles import plain_name
+
+MOST_LAYERS = 64
+"""How many other layers a lost statistic is predicted from: more say the same, and cost as much again."""
 
 DonorVector = Callable[[TensorRef], tuple[str, Vector] | None]
 """Finds, for a tensor, a donor's name and the donor's sound values."""
@@ -31,6 +35,7 @@ class StatisticsPlanner:
         self.layers = layers
         self.donors = donors
         self._channels: dict[NormLayer, Channels] = {}
+        self._position = {layer: at for at, layer in enumerate(layers)}
         self._layer_of = {ref: layer for layer in layers for ref in (layer.mean, layer.var)}
 
     def channels(self, layer: NormLayer) -> Channels:
@@ -85,8 +90,15 @@ class StatisticsPlanner:
         )
 
     def _intact(self, layer: NormLayer, statistic: Statistic) -> list[Channels]:
-        rest = (self.channels(o) for o in self.layers if o is not layer and o.averaged == layer.averaged)
-        return [c for c in rest if c.ok(statistic).all() and usable(c, statistic).any()]
+        """Return the nearest layers of which the statistic is intact, in the source's order."""
+        at = self._position[layer]
+        near = sorted(range(len(self.layers)), key=lambda i: abs(i - at))
+        others = (i for i in near if i != at and self.layers[i].averaged == layer.averaged)
+        found = islice((i for i in others if self._is_intact(self.channels(self.layers[i]), statistic)), MOST_LAYERS)
+        return [self.channels(self.layers[i]) for i in sorted(found)]
+
+    def _is_intact(self, channels: Channels, statistic: Statistic) -> bool:
+        return bool(channels.ok(statistic).all() and usable(channels, statistic).any())
 
     def _identity_error(self, layer: NormLayer, statistic: Statistic) -> float | None:
         """Return the median error that identity statistics would make on the layers that are intact."""
