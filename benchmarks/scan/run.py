@@ -163,7 +163,8 @@ def _fix(path: Path, rounds: int) -> dict[str, float]:
     def fix() -> None:
         command = [sys.executable, "-m", "torchmend", "fix", str(path), "-o", str(fixed)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        fixed.unlink()
+        for written in path.parent.glob("fixed.*"):
+            written.unlink()
 
     medians = _medians({"cp_and_fsync": copy, "torchmend_fix": fix}, rounds)
     return {**medians, "of_cp": medians["torchmend_fix"] / medians["cp_and_fsync"]}

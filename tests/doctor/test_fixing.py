@@ -9,6 +9,7 @@ import bad_files
 import checkpoints
 from torchmend.doctor import fixing
 from torchmend.doctor.fixing import FixOptions, fix_file
+from torchmend.facts.codes import Code
 from torchmend.facts.errors import RepairError, SourceChangedError, UserError
 from torchmend.facts.plans import Rung
 from torchmend.repairs.planning import Strategy

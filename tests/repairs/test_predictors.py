@@ -46,7 +46,7 @@ def test_leave_one_out_in_closed_form_equals_refitting(statistic, seed):
 def test_the_median_of_all_others_equals_taking_each_out(values):
     array = np.array(values)
     expected = [np.median(np.delete(array, i)) for i in range(len(array))]
-    assert predictors._median_of_others(array) == pytest.approx(expected)
+    assert predictors.median_of_others(array) == pytest.approx(expected)
 
 
 @settings(deadline=None)

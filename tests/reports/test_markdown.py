@@ -110,7 +110,7 @@ def test_errors_stand_before_notes():
         ("a|b", "`model / a\\|b`"),
         ("a`b", "`` model / a`b ``"),
         ("a``b", "``` model / a``b ```"),
-        ("a\nb", "`model / a b`"),
+        ("a\nb", "`model / a\\nb`"),
     ],
 )
 def test_what_would_break_out_of_a_cell_is_kept_in(name, cell):

@@ -53,9 +53,8 @@ def _terminate(*_: object) -> None:
 
 def _is_closed_pipe(error: OSError) -> bool:
     """Return whether writing failed since nobody reads; Windows says EINVAL, without a file name."""
-    return isinstance(error, BrokenPipeError) or (
-        os.name == "nt" and error.errno == errno.EINVAL and not error.filename
-    )
+    on_windows = os.name == "nt" and error.errno == errno.EINVAL and not error.filename
+    return isinstance(error, BrokenPipeError) or on_windows
 
 
 def run() -> None:
