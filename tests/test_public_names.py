@@ -25,6 +25,7 @@ NAMES = [
     "Strategy",
     "TensorRef",
     "TorchmendError",
+    "UnfixResult",
     "UserError",
     "check_model_health",
     "configure_bn_for_stability",
@@ -32,6 +33,7 @@ NAMES = [
     "fix",
     "repair",
     "sanitize_model_bn_stats",
+    "unfix",
 ]
 
 

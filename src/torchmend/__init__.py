@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from torchmend.anywhere import diagnose, repair
 from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
+from torchmend.doctor.undoing import UnfixResult
+from torchmend.doctor.undoing import unfix_file as unfix
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import FileError, RepairError, SourceChangedError, TorchmendError, UserError
 from torchmend.facts.findings import Diagnosis, Finding, Measure
@@ -39,6 +41,7 @@ __all__ = [
     "Strategy",
     "TensorRef",
     "TorchmendError",
+    "UnfixResult",
     "UserError",
     "check_model_health",
     "configure_bn_for_stability",
@@ -46,6 +49,7 @@ __all__ = [
     "fix",
     "repair",
     "sanitize_model_bn_stats",
+    "unfix",
 ]
 
 _NEED_TORCH = {

@@ -76,9 +76,17 @@ class _Pile:
             low, high = torch.aminmax(torch.cat(tensors))
             verdicts.append(low >= 0 if is_variance else torch.isfinite(low))
             verdicts.append(torch.isfinite(high))
-        for tensors in self.rest.values():
-            # On a CPU the 2-norm is the one that is fast; elsewhere the maximum is, and it cannot overflow.
-            order = 2.0 if tensors[0].device.type == "cpu" else float("inf")
-            norms = torch.stack(list(torch._foreach_norm(tensors, order)))
-            verdicts.append(torch.isfinite(norms).all())
+        verdicts.extend(torch.isfinite(_reduced(tensors)).all() for tensors in self.rest.values())
         return torch.stack(verdicts).all()
+
+
+def _reduced(tensors: list[Tensor]) -> Tensor:
+    """Reduce tensors of one type to a number each, which is not finite if any element is not.
+
+    On a CPU a sum is as fast as memory; it may overflow on finite elements, which costs a closer look and no more.
+    Elsewhere one launch for all tensors counts, and the largest magnitude cannot overflow.
+    """
+    if tensors[0].device.type == "cpu":
+        wide = torch.promote_types(tensors[0].dtype, torch.float32)
+        return torch.stack([tensor.sum(dtype=wide) for tensor in tensors])
+    return torch.stack(list(torch._foreach_norm(tensors, float("inf"))))
