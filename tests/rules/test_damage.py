@@ -6,7 +6,8 @@ from fake_sources import MeasuredSource
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Measure
 from torchmend.facts.tensors import Role, TensorRef
-from torchmend.rules.judge import judge, needs_counting
+from torchmend.rules.judge import judge
+from torchmend.rules.requests import needs_counting
 from torchmend.rules.texts import TEXTS
 
 

@@ -9,13 +9,14 @@ import numpy as np
 
 from torchmend.doctor.deltas import Piece, are_equal, distinct_pair, piece_delta, run
 from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
-from torchmend.doctor.file_source import VECTOR_LIMIT, FileSource, ScanProgress
+from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import Kind as Element
 from torchmend.facts.errors import FileError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import NormLayer, Scalar, TensorRef
+from torchmend.measure.fetch import VECTOR_LIMIT
 from torchmend.reports.comparison import Comparison, Delta, Drift, Kind, ScalarChange, TensorChange, errors_of, scaled
 from torchmend.rules.layers import norm_layers
 from torchmend.rules.roles import main_container, plain_name

@@ -5,30 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
-from torchmend.facts.dtypes import Kind
-from torchmend.facts.errors import RepairError
 from torchmend.facts.findings import Measure
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Role, Scalar, TensorRef
 from torchmend.formats.checksums import wrong_checksums
 from torchmend.formats.contents import Contents, Oddity, StoredTensor
 from torchmend.formats.registry import read_contents
-from torchmend.measure.bits import Raw, decode_any
-from torchmend.measure.chunks import flat_chunks
-from torchmend.measure.scan import Progress, Request, available_cores, measure
-from torchmend.rules.judge import may_be_constant, needs_counting
+from torchmend.measure.bits import Raw
+from torchmend.measure.fetch import row_sums, short_vector
+from torchmend.measure.scan import Progress, available_cores, measure
+from torchmend.rules.requests import request_for
 from torchmend.rules.roles import assign_roles
 
 ScanProgress = Callable[[int, int], None]
 """Called with (bytes looked at since the last call, bytes to look at in all)."""
-
-LOOK_AT = 16
-"""How many elements are looked at to see whether a matrix may be constant."""
-
-VECTOR_LIMIT = 1 << 20
-"""The most elements that are fetched as one vector."""
 
 
 class FileSource:
@@ -71,7 +61,10 @@ class FileSource:
         for ref in self.refs:
             if self.is_readable(ref) and ref.element.is_floating:
                 by_storage.setdefault((ref.storage, ref.role.is_nonnegative), []).append(ref)
-        requests = [self._request(key, aliases) for key, aliases in by_storage.items()]
+        requests = [
+            request_for(key, aliases, self.raw(aliases[0]), count_all=self.count_all)
+            for key, aliases in by_storage.items()
+        ]
         results = measure(requests, progress=self.progress)
         self.contents.file.check_unchanged()
         return {ref: results[key] for key, aliases in by_storage.items() for ref in aliases}
@@ -82,24 +75,6 @@ class FileSource:
         found = wrong_checksums(file.buffer, self.contents.records, threads=available_cores())
         file.check_unchanged()
         return found
-
-    def _request(self, key: Hashable, aliases: list[TensorRef]) -> Request:
-        first = aliases[0]
-        return Request(
-            key=key,
-            raw=self.raw(first),
-            dtype=first.element,
-            full=self.count_all or any(needs_counting(ref) or self._looks_constant(ref) for ref in aliases),
-            channels=any(ref.role.is_statistic for ref in aliases),
-            nonnegative=first.role.is_nonnegative,
-        )
-
-    def _looks_constant(self, ref: TensorRef) -> bool:
-        """Return whether the first elements of a matrix are all equal, and not zero: only counting tells more."""
-        if not may_be_constant(ref):
-            return False
-        first = self.raw(ref).flat[:LOOK_AT]
-        return bool(first[0] != 0 and (first == first[0]).all())
 
     def report_to(self, progress: ScanProgress | None) -> None:
         """Have a scan tell how far it is."""
@@ -133,22 +108,11 @@ class FileSource:
 
     def vector(self, ref: TensorRef) -> Vector:
         """Fetch a small real tensor as float64, flattened row-major."""
-        if ref.numel > VECTOR_LIMIT or ref.element.kind not in (Kind.FLOAT, Kind.INTEGER):
-            raise RepairError(f"{ref.path} is no short vector of real numbers: shape {ref.shape}, {ref.dtype}.")
-        raw = self.raw(ref)
-        native = raw.astype(raw.dtype.newbyteorder("=")).reshape(-1)
-        return decode_any(native, ref.element)
+        return short_vector(self.raw(ref), ref)
 
     def row_sums(self, ref: TensorRef, axis: int) -> tuple[Vector, Vector]:
         """Sum the elements and their squares over all other axes; one slice along `axis` in memory at most."""
-        raw = np.moveaxis(self.raw(ref), axis, 0)
-        sums, squares = np.zeros(len(raw)), np.zeros(len(raw))
-        for row, elements in enumerate(raw):
-            for chunk in flat_chunks(elements.reshape(-1) if elements.ndim == 0 else elements):
-                values = decode_any(chunk, ref.element)
-                sums[row] += values.sum()
-                squares[row] += values @ values
-        return sums, squares
+        return row_sums(self.raw(ref), ref.element, axis)
 
 
 def _ref(source: str, tensor: StoredTensor) -> TensorRef:

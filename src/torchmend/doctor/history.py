@@ -9,7 +9,7 @@ import numpy as np
 
 from torchmend.doctor.comparing import EPSILON, compare_files
 from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file, diagnose_source
-from torchmend.doctor.file_source import VECTOR_LIMIT, FileSource
+from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.siblings import is_repaired
 from torchmend.facts.dtypes import Kind
 from torchmend.facts.errors import FileError, SourceChangedError, UserError
@@ -17,6 +17,7 @@ from torchmend.facts.findings import Diagnosis, Finding
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Role, Scalar
 from torchmend.formats.registry import read_contents
+from torchmend.measure.fetch import VECTOR_LIMIT
 from torchmend.reports.comparison_history import Entry, History, Jump
 from torchmend.rules.roles import plain_name
 

@@ -9,27 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchmend.facts.dtypes import Kind
-from torchmend.facts.errors import RepairError
 from torchmend.facts.findings import Measure, Skipped
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Scalar, TensorRef
 from torchmend.live.device import Screened, Transfers, fetch_whole, host_raw, screen
 from torchmend.live.elements import DTYPE_NAMES, detached, identity, local_part, memory, raw_of, why_unreadable, write
 from torchmend.live.walk import Leaf, find
-from torchmend.measure.bits import Raw, decode_any
-from torchmend.measure.chunks import flat_chunks
+from torchmend.measure.bits import Raw
+from torchmend.measure.fetch import row_sums, short_vector
 from torchmend.measure.scan import Progress, Request, measure
-from torchmend.rules.judge import may_be_constant, needs_counting
+from torchmend.rules.requests import needs_counting, request_for
 from torchmend.rules.roles import assign_roles
+from torchmend.rules.weights import may_be_constant
 
 ScanProgress = Callable[[int, int], None]
 """Called with (bytes looked at since the last call, bytes to look at in all)."""
-
-LOOK_AT = 16
-"""How many elements are looked at to see whether a matrix may be constant."""
-
-VECTOR_LIMIT = 1 << 20
-"""The most elements that are fetched as one vector."""
 
 
 class LiveSource:
@@ -112,7 +106,7 @@ class LiveSource:
             aliases.setdefault((ref.storage, ref.role.is_nonnegative), []).append(ref)
         here = {key: refs for key, refs in aliases.items() if self._is_here(refs[0])}
         results = measure(
-            [_request(key, refs, self.raw(refs[0])) for key, refs in here.items()], progress=self.progress
+            [request_for(key, refs, self.raw(refs[0])) for key, refs in here.items()], progress=self.progress
         )
         elsewhere = {key: refs for key, refs in aliases.items() if key not in here}
         results |= self._measured_on_devices(elsewhere)
@@ -149,14 +143,14 @@ class LiveSource:
         for key, refs in aliases.items():
             ref = refs[0]
             if (raw := self._snapshot.get(ref.storage)) is not None:
-                counted.append(_request(key, refs, raw))
+                counted.append(request_for(key, refs, raw))
             elif _is_cleared(refs, screened):
                 results[key] = Measure(numel=ref.numel, absmax=screened.absmax[ref])
             else:
                 doubtful[ref] = key
         results |= measure(counted)
         for batch in fetch_whole({ref: tensors[ref] for ref in doubtful}, self.transfers):
-            results |= measure([_request(doubtful[ref], aliases[doubtful[ref]], raw) for ref, raw in batch.items()])
+            results |= measure([request_for(doubtful[ref], aliases[doubtful[ref]], raw) for ref, raw in batch.items()])
         return results
 
     def raw(self, ref: TensorRef) -> Raw:
@@ -169,20 +163,11 @@ class LiveSource:
 
     def vector(self, ref: TensorRef) -> Vector:
         """Fetch a small real tensor as float64, flattened row-major."""
-        if ref.numel > VECTOR_LIMIT or ref.element.kind not in (Kind.FLOAT, Kind.INTEGER):
-            raise RepairError(f"{ref.path} is no short vector of real numbers: shape {ref.shape}, {ref.dtype}.")
-        return decode_any(self.raw(ref).reshape(-1), ref.element)
+        return short_vector(self.raw(ref), ref)
 
     def row_sums(self, ref: TensorRef, axis: int) -> tuple[Vector, Vector]:
         """Sum the elements and their squares over all other axes; one slice along `axis` as float64 at most."""
-        raw = np.moveaxis(self.raw(ref), axis, 0)
-        sums, squares = np.zeros(len(raw)), np.zeros(len(raw))
-        for row, elements in enumerate(raw):
-            for chunk in flat_chunks(elements.reshape(-1) if elements.ndim == 0 else elements):
-                values = decode_any(chunk, ref.element)
-                sums[row] += values.sum()
-                squares[row] += values @ values
-        return sums, squares
+        return row_sums(self.raw(ref), ref.element, axis)
 
     # Writing
 
@@ -222,24 +207,6 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
         return tuple(tensor.shape)
     except RuntimeError:  # a lazy parameter has none yet
         return ()
-
-
-def _request(key: Hashable, refs: list[TensorRef], raw: Raw) -> Request:
-    """Ask for what the rules want of a tensor, which may have several names."""
-    first = refs[0]
-    return Request(
-        key=key,
-        raw=raw,
-        dtype=first.element,
-        full=any(needs_counting(ref) or (may_be_constant(ref) and _looks_constant(raw)) for ref in refs),
-        channels=any(ref.role.is_statistic for ref in refs),
-        nonnegative=first.role.is_nonnegative,
-    )
-
-
-def _looks_constant(raw: Raw) -> bool:
-    first = raw.flat[:LOOK_AT]
-    return bool(first[0] != 0 and (first == first[0]).all())
 
 
 def _is_cleared(refs: list[TensorRef], screened: Screened) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 from torchmend.facts.findings import Finding
 from torchmend.facts.sources import TensorSource
-from torchmend.facts.tensors import TensorRef
 from torchmend.rules import damage, metadata, optimizers, statistics, weights
 from torchmend.rules.evidence import Evidence
 
@@ -42,13 +41,3 @@ def judge(source: TensorSource) -> tuple[Finding, ...]:
     order = {ref: at for at, ref in enumerate(source.refs)}
     found = [each for rule in RULES for each in rule(evidence)]
     return tuple(sorted(found, key=lambda f: (-f.severity, f.code, order.get(f.ref, len(order)) if f.ref else -1)))
-
-
-def needs_counting(ref: TensorRef) -> bool:
-    """Return whether the rules want a tensor counted in full even if the screen finds it finite."""
-    return ref.role.is_statistic
-
-
-def may_be_constant(ref: TensorRef) -> bool:
-    """Return whether the rules want a tensor counted in full if its first elements are all equal."""
-    return weights.may_be_constant(ref)
