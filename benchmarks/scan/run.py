@@ -116,8 +116,8 @@ def _scan(path: Path, rounds: int) -> dict[str, float]:
 def _raw_read(path: Path) -> None:
     """Sum every byte as int64: the same memory map, chunks and threads as the scan, and the least work."""
     with FileSource(path) as source:
-        buffer = source.contents.file.buffer
-        size = source.contents.file.size & ~7
+        buffer = source.contents.files[0].buffer
+        size = source.contents.files[0].size & ~7
         flat = np.frombuffer(buffer, dtype=np.int64, count=size // 8)
         step, piece = CHUNK_BYTES // 8, PIECE_BYTES // 8
 

@@ -326,7 +326,7 @@ def test_no_file_of_the_repair_is_open_when_the_output_gets_its_name(broken, mon
 
     def publish(*arguments, **options):
         assert opened
-        assert all(source.contents.file.buffer.closed for source in opened)
+        assert all(source.contents.files[0].buffer.closed for source in opened)
         return original(*arguments, **options)
 
     monkeypatch.setattr(fixing, "FileSource", remember)

@@ -53,7 +53,7 @@ def damaged_checkpoint(seed: int, dtype: torch.dtype, layout: str) -> dict[str, 
 def byte_mask(path: Path, names: set[str]) -> np.ndarray:
     """Return which bytes of a file belong to elements that are damaged, or to their zip records' checksums."""
     with FileSource(path) as source:
-        mask = np.zeros(source.contents.file.size, dtype=bool)
+        mask = np.zeros(source.contents.nbytes, dtype=bool)
         for ref in source.refs:
             if ref.name in names:
                 _mark_damaged(source, ref, mask)

@@ -54,7 +54,7 @@ def described(contents: Contents) -> dict[str, tuple[Any, ...]]:
     return {
         t.name: (
             t.container, t.dtype.name, t.shape, t.strides if t.numel else None, t.absent, t.misfit(),
-            t.raw(contents.file.buffer).tobytes(),
+            t.raw(contents.files).tobytes(),
         )
         for t in contents.tensors
     }  # fmt: skip
@@ -199,7 +199,7 @@ def test_a_shape_that_does_not_fit_its_bytes_is_a_misfit(tmp_path: Path, shape: 
 def test_an_empty_tensor_of_a_nonsensical_shape_is_a_misfit_or_can_be_looked_at(tmp_path: Path) -> None:
     contents = hand_made(tmp_path, {"x": entry(shape=[0, 2**62], data_offsets=[0, 0])})
     (got,) = contents.tensors
-    assert got.misfit() or got.raw(contents.file.buffer).size == 0
+    assert got.misfit() or got.raw(contents.files).size == 0
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_tensor_of_any_shape_is_a_misfit_or_can_be_looked_at(
     contents = hand_made(tmp_path_factory.mktemp("shape"), {"x": entry(shape=shape, dtype=dtype)})
     (got,) = contents.tensors
     parts = 2 if dtype == "C64" else 1
-    assert got.misfit() or got.raw(contents.file.buffer).size == parts * got.numel
+    assert got.misfit() or got.raw(contents.files).size == parts * got.numel
 
 
 @quick

@@ -57,7 +57,7 @@ def compare_files(
             source.report_to(progress)
         compared = compare_sources(*opened, wanted=wanted)
         for source in opened:
-            source.contents.file.check_unchanged()
+            source.contents.check_unchanged()
         return compared
 
 

@@ -53,7 +53,7 @@ def diagnose_source(source: FileSource, *, verify_checksums: bool = False) -> Di
     return Diagnosis(
         source=str(source.path),
         format=source.contents.format,
-        nbytes=source.contents.file.size,
+        nbytes=source.contents.nbytes,
         scanned=source.scannable,
         main=main_container(source.refs),
         refs=source.refs,

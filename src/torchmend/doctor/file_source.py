@@ -47,7 +47,7 @@ class FileSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.contents.file.close()
+        self.contents.close()
 
     @property
     def scalars(self) -> tuple[Scalar, ...]:
@@ -66,14 +66,13 @@ class FileSource:
             for key, aliases in by_storage.items()
         ]
         results = measure(requests, progress=self.progress)
-        self.contents.file.check_unchanged()
+        self.contents.check_unchanged()
         return {ref: results[key] for key, aliases in by_storage.items() for ref in aliases}
 
     def wrong_checksums(self) -> list[Oddity]:
         """Compare every checksum in the file with its bytes."""
-        file = self.contents.file
-        found = wrong_checksums(file.buffer, self.contents.records, threads=available_cores())
-        file.check_unchanged()
+        found = wrong_checksums(self.contents, threads=available_cores())
+        self.contents.check_unchanged()
         return found
 
     def report_to(self, progress: ScanProgress | None) -> None:
@@ -95,7 +94,7 @@ class FileSource:
     @cached_property
     def pinned(self) -> frozenset[TensorRef | Scalar]:
         """What cannot be patched: it stands inside the pickle in a form of no fixed width, or nowhere."""
-        tensors = (ref for ref, stored in self.stored.items() if stored.extent is None)
+        tensors = (ref for ref, stored in self.stored.items() if not stored.is_patchable)
         return frozenset((*tensors, *(scalar for scalar in self.scalars if scalar.place is None)))
 
     def is_readable(self, ref: TensorRef) -> bool:
@@ -104,7 +103,7 @@ class FileSource:
 
     def raw(self, ref: TensorRef) -> Raw:
         """Return the raw integers of a tensor that is readable, as a view of the file."""
-        return self.stored[ref].raw(self.contents.file.buffer)
+        return self.stored[ref].raw(self.contents.files)
 
     def vector(self, ref: TensorRef) -> Vector:
         """Fetch a small real tensor as float64, flattened row-major."""

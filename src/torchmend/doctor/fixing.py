@@ -136,7 +136,7 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
             drafts = _make_drafts(output, drafted)
             after = _write_drafts(drafts, output, result, source, donors)
         # Windows replaces no file that is mapped, so the maps are closed before the renames
-        source.contents.file.check_unchanged()
+        source.contents.check_unchanged()
         backup = _publish(drafts, path, output, in_place=options.in_place, drafted=drafted)
     _sync_folder(output.parent)
     after = replace(after, source=str(output))
@@ -194,7 +194,7 @@ def _write_drafts(
     drafts: _Drafts, output: Path, result: FixResult, source: FileSource, donors: dict[str, FileSource]
 ) -> Diagnosis:
     """Write all three files, see them on the disk, and return the diagnosis of the repaired one."""
-    journal, mapped = Journal(), source.contents.file
+    journal, mapped = Journal(), source.contents.files[0]
     with TwinHash(mapped.buffer) as hashes, ThreadPoolExecutor(1) as pool:
         copy_file(source.path, drafts.output)
         with drafts.output.open("r+b") as target:

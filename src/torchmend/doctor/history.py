@@ -152,7 +152,7 @@ def _scalars(path: Path) -> tuple[Scalar, ...] | None:
         contents = read_contents(path)
     except FileError:
         return None
-    contents.file.close()
+    contents.close()
     return contents.scalars
 
 

@@ -112,7 +112,7 @@ def _mend_checksum(record: Record, source: FileSource, target: BinaryIO, journal
     end = record.extent.start + record.extent.nbytes
     for start in range(record.extent.start, end, 1 << 20):
         length = min(1 << 20, end - start)
-        before = zlib.crc32(source.contents.file.read(start, length), before)
+        before = zlib.crc32(source.contents.files[0].read(start, length), before)
         target.seek(start)
         after = zlib.crc32(target.read(length), after)
     if record.crc == 0 and before != 0:

@@ -118,11 +118,13 @@ class Scalar:
         path: Keys and indices from the root.
         value: What stands there.
         place: Where in the file its eight bytes stand (a big-endian float64), if they can be patched.
+        file: Which of the source's files that is.
     """
 
     path: tuple[str | int, ...]
     value: bool | int | float | str
     place: int | None = field(default=None, compare=False)
+    file: int = field(default=0, compare=False)
 
     @property
     def dotted(self) -> str:

@@ -1,11 +1,10 @@
 """Compare checksums that a file carries with its bytes: bit rot, and careless patches, show here."""
 
 import zlib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from torchmend.facts.codes import Code
-from torchmend.formats.contents import Oddity, Record
+from torchmend.formats.contents import Contents, Extent, Oddity
 from torchmend.formats.mapped import Buffer
 from torchmend.measure.chunks import CHUNK_BYTES
 
@@ -19,19 +18,22 @@ def crc_of(buffer: Buffer, start: int, nbytes: int) -> int:
     return crc
 
 
-def wrong_checksums(buffer: Buffer, records: Sequence[Record], *, threads: int) -> list[Oddity]:
+def _crc_of(contents: Contents, extent: Extent) -> int:
+    return crc_of(contents.files[extent.file].buffer, extent.start, extent.nbytes)
+
+
+def wrong_checksums(contents: Contents, *, threads: int) -> list[Oddity]:
     """Return one oddity for each record whose bytes do not have the CRC-32 that is stored for them.
 
     A stored sum of zero means that none was computed, unless it happens to be right.
 
     Args:
-        buffer: The file.
-        records: Where checksums are.
+        contents: Where checksums are.
         threads: How many to use; `zlib` works without the interpreter's lock.
     """
-    checked = [record for record in records if record.crc]
+    checked = [record for record in contents.records if record.crc]
     with ThreadPoolExecutor(threads) as pool:
-        sums = pool.map(lambda record: crc_of(buffer, record.extent.start, record.extent.nbytes), checked)
+        sums = pool.map(lambda record: _crc_of(contents, record.extent), checked)
         wrong = []
         for record, found in zip(checked, sums, strict=True):
             if found != record.crc:

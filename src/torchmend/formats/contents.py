@@ -1,7 +1,9 @@
 """What every format is read into: stored tensors with their places in the file, and scalars."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from torchmend.facts.dtypes import DType, Kind
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.mapped import Buffer, MappedFile
 from torchmend.measure.bits import Raw, raw_dtype
+
+Inline = bytes | memoryview
+"""A storage's bytes in memory, or in a temporary file that is mapped."""
 
 OVERLAP_LIMIT = 64
 """How often a view may visit each element of its storage before its shape is taken to be nonsense."""
@@ -23,10 +28,17 @@ MOST_DIMENSIONS = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """The bytes of a storage: where they start in the file and how many there are."""
+    """The bytes of a storage.
+
+    Args:
+        start: Where they start in the file.
+        nbytes: How many there are.
+        file: Which of the checkpoint's files it is, as an index into `Contents.files`.
+    """
 
     start: int
     nbytes: int
+    file: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +52,9 @@ class StoredTensor:
         shape: Sizes; `()` for a scalar.
         strides: Strides in elements.
         offset: The first element's place in the storage, in elements.
-        extent: The storage's bytes in the file; None when they are in `inline` or cannot be had.
-        inline: Bytes that stand inside the pickle itself: readable, not patchable.
+        extent: The storage's bytes in a file; None when they are in `inline` or cannot be had.
+        inline: The storage's bytes where no file has them as they are: inside a pickle, or inflated.
+        packed: The name of the compressed record that `inline` was inflated from; a repair stores it anew.
         absent: Why there are no bytes to look at (empty when there are).
         little_endian: The byte order of the elements.
     """
@@ -53,7 +66,8 @@ class StoredTensor:
     strides: tuple[int, ...]
     offset: int = 0
     extent: Extent | None = None
-    inline: bytes | None = None
+    inline: Inline | None = None
+    packed: str = ""
     absent: str = ""
     little_endian: bool = True
 
@@ -61,6 +75,11 @@ class StoredTensor:
     def numel(self) -> int:
         """The number of elements."""
         return prod(self.shape)
+
+    @property
+    def is_patchable(self) -> bool:
+        """Whether a repair can write to its elements."""
+        return self.extent is not None or bool(self.packed)
 
     def misfit(self) -> str:
         """Say why the shape, strides and offset do not fit the storage; empty when they do."""
@@ -80,11 +99,14 @@ class StoredTensor:
             return f"its {distinct:,} overlapping elements lie in {last + 1 - self.offset:,} places"
         return ""
 
-    def raw(self, buffer: Buffer) -> Raw:
-        """Return the elements as raw integers: a view of the buffer, in the tensor's shape.
+    def raw(self, files: Sequence[MappedFile]) -> Raw:
+        """Return the elements as raw integers: a view of the mapped bytes, in the tensor's shape.
 
         Complex elements get a last axis of length two; a tensor without elements becomes flat. Only for tensors
         without a `misfit` or `absent`.
+
+        Args:
+            files: Those of the contents that the tensor belongs to.
         """
         kind = raw_dtype(self.dtype, little_endian=self.little_endian)
         if self.numel == 0:
@@ -94,11 +116,17 @@ class StoredTensor:
         expanded = self.shape
         if self.dtype.kind is Kind.COMPLEX:
             shape, strides, expanded = (*shape, 2), (*strides, kind.itemsize), (*expanded, 2)
-        source: Buffer = buffer if self.inline is None else self.inline
-        start = self.extent.start if self.extent and self.inline is None else 0
+        source, start = self._bytes(files)
         offset = start + self.offset * self.dtype.itemsize
         view: Raw = np.ndarray(shape, dtype=kind, buffer=source, offset=offset, strides=strides)
         return view if shape == expanded else np.broadcast_to(view, expanded)
+
+    def _bytes(self, files: Sequence[MappedFile]) -> tuple[Buffer | Inline, int]:
+        """Return where the storage's bytes are, and at which position they start there."""
+        if self.inline is not None:
+            return self.inline, 0
+        assert self.extent is not None, f"{self.name} has no bytes, and nobody should have asked for them"
+        return files[self.extent.file].buffer, self.extent.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +137,7 @@ class Record:
         name: What the file calls it.
         extent: The bytes that the checksum covers.
         crc: The CRC-32 as stored.
-        crc_at: Every place in the file where that CRC-32 stands, as four bytes, little-endian.
+        crc_at: Every place in the same file where that CRC-32 stands, as four bytes, little-endian.
     """
 
     name: str
@@ -133,11 +161,12 @@ class Oddity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """A checkpoint file, read but not looked into: what it holds and where.
+    """A checkpoint, read but not looked into: what it holds and where.
 
     Args:
-        file: The open file.
-        format: What kind of file it is, in words.
+        files: The open files; extents, records and scalars refer to them by index.
+        format: What kind of checkpoint it is, in words.
+        folder: For a checkpoint of several files, the folder that holds them and that a repair copies; else None.
         tensors: In the file's order.
         scalars: Numbers and short texts.
         optimizers: For each container that is an optimizer's state, its parameters' keys in the order of
@@ -147,11 +176,27 @@ class Contents:
         calls: Functions that a pickle inside wanted to call, each with the arguments of its first call, shortened.
     """
 
-    file: MappedFile
+    files: tuple[MappedFile, ...]
     format: str
     tensors: tuple[StoredTensor, ...]
+    folder: Path | None = None
     scalars: tuple[Scalar, ...] = ()
     optimizers: dict[str, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     oddities: tuple[Oddity, ...] = ()
     calls: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all files together."""
+        return sum(file.size for file in self.files)
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if a file is no longer the one that was opened."""
+        for file in self.files:
+            file.check_unchanged()
+
+    def close(self) -> None:
+        """Unmap the files."""
+        for file in self.files:
+            file.close()

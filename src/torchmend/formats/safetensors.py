@@ -57,7 +57,7 @@ def read(file: MappedFile) -> Contents:
     pieces = pieces_of(tensors)
     gaps = max(file.size - 8 - length - sum(piece.end - piece.start for piece in pieces), 0)
     return Contents(
-        file=file,
+        files=(file,),
         format="safetensors",
         tensors=tuple(sorted(tensors, key=lambda t: t.extent.start if t.extent else 0)),
         scalars=tuple(Scalar(path=(key,), value=str(value)) for key, value in scalars),

@@ -61,7 +61,7 @@ def read(file: MappedFile) -> Contents:
     ]
     tensors += [_unknown(joined(path), reason) for path, reason in tree.malformed]
     return Contents(
-        file=file,
+        files=(file,),
         format="torch zip",
         tensors=tuple(tensors),
         scalars=tuple(_placed(scalar, pickled) for scalar in tree.scalars),
