@@ -13,9 +13,10 @@ import checkpoints
 
 
 def rezipped(path: Path, *, compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write a small checkpoint as an archiver would after somebody unpacked and packed it."""
+    """Write a small damaged checkpoint as an archiver would after somebody unpacked and packed it."""
     stream = io.BytesIO()
-    torch.save({"a.weight": torch.ones(4, 4), "a.bias": torch.zeros(4)}, stream)
+    mean = torch.tensor([0.5, 0.25, float("nan"), 0.75])
+    torch.save({"b.running_mean": mean, "b.running_var": torch.ones(4), "b.weight": torch.arange(1.0, 5.0)}, stream)
     with zipfile.ZipFile(stream) as archive, zipfile.ZipFile(path, "w", compression) as copy:
         for info in archive.infolist():
             copy.writestr(zipfile.ZipInfo(info.filename), archive.read(info), compression)

@@ -380,7 +380,7 @@ def disk_is_full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-STEPS = ["copy_file", "apply_plan", "_checked", "save_old_bytes", "write_record", "_publish", "_sync_folder"]
+STEPS = ["working_copy", "apply_plan", "_checked", "save_old_bytes", "write_record", "publish", "sync_folder"]
 BEFORE_THE_RENAME = STEPS[:-1]
 
 
@@ -419,7 +419,7 @@ def test_a_failure_keeps_an_existing_output_that_was_to_be_replaced(folder, monk
 
 
 def test_a_copy_that_is_still_damaged_is_removed_and_exits_2(folder, monkeypatch):
-    monkeypatch.setattr(fixing, "apply_plan", lambda *_: None)
+    monkeypatch.setattr(fixing, "apply_plan", lambda *_: {})
     outcome = torchmend("fix", "damaged.pth")
     assert outcome.rc == 2
     assert "still shows TM101, so it was removed" in outcome.stderr

@@ -85,7 +85,7 @@ def test_a_file_that_was_changed_since_exits_2(fixed):
 
 
 @pytest.mark.parametrize("options", [(), ("--in-place",)])
-@pytest.mark.parametrize("step", ["copy_file", "_put_back"])
+@pytest.mark.parametrize("step", ["_put_back", "put_in_place"])
 def test_a_full_disk_exits_2_and_leaves_all_as_it_was(fixed, monkeypatch, step, options):
     def disk_is_full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

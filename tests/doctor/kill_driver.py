@@ -95,7 +95,7 @@ def traced(stage: Stage, on_line: Callable[[], None]) -> None:
 
     def enter(frame: FrameType, _event: str, _arg: object) -> object:
         nonlocal making
-        making = making or frame.f_code.co_name in ("_make_drafts", "unfix_file")
+        making = making or frame.f_code.co_name in ("make_drafts", "unfix_file")
         return local if making and frame.f_code.co_filename.startswith(DOCTOR) else None
 
     sys.settrace(enter)

@@ -203,7 +203,7 @@ class Interruption(BaseException):
     """Stands for Ctrl-C or a kill signal's handler."""
 
 
-STEPS = ["copy_file", "apply_plan", "diagnose_file", "save_old_bytes", "write_record", "sync_file", "_publish"]
+STEPS = ["working_copy", "apply_plan", "diagnose_file", "save_old_bytes", "write_record", "sync_files", "publish"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -221,7 +221,7 @@ def test_whatever_goes_wrong_leaves_no_file(broken, monkeypatch, step, error):
 
 
 def test_a_copy_that_is_still_damaged_is_removed(broken, monkeypatch):
-    monkeypatch.setattr(fixing, "apply_plan", lambda *_: None)
+    monkeypatch.setattr(fixing, "apply_plan", lambda *_: {})
     with pytest.raises(RepairError, match="still shows TM101"):
         fix_file(broken)
     assert listing(broken) == {"run.pth"}
@@ -231,8 +231,9 @@ def test_a_source_that_changes_meanwhile_is_noticed(broken, monkeypatch):
     original = fixing.apply_plan
 
     def apply_and_touch(*arguments):
-        original(*arguments)
+        journals = original(*arguments)
         broken.write_bytes(broken.read_bytes() + b"more")
+        return journals
 
     monkeypatch.setattr(fixing, "apply_plan", apply_and_touch)
     with pytest.raises(SourceChangedError, match="changed while it was being read"):
@@ -317,7 +318,7 @@ def test_an_interruption_after_the_last_rename_keeps_backup_and_record(broken, m
 
 def test_no_file_of_the_repair_is_open_when_the_output_gets_its_name(broken, monkeypatch):
     """Windows would refuse to replace it."""
-    original, opened = fixing._publish, []
+    original, opened = fixing.publish, []
     make = fixing.FileSource
 
     def remember(path: Path):
@@ -330,7 +331,7 @@ def test_no_file_of_the_repair_is_open_when_the_output_gets_its_name(broken, mon
         return original(*arguments, **options)
 
     monkeypatch.setattr(fixing, "FileSource", remember)
-    monkeypatch.setattr(fixing, "_publish", publish)
+    monkeypatch.setattr(fixing, "publish", publish)
     assert fix_file(broken, FixOptions(in_place=True)).succeeded
 
 

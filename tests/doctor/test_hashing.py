@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_both_digests_are_right(tmp_path, monkeypatch, size, change):
     monkeypatch.setattr(hashing, "_PIECE", 500)
     monkeypatch.setattr(hashing, "_KEPT_EVERY", 1000)
     data, patched, copy = pair(tmp_path, size, change)
-    with TwinHash(data) as hashes:
+    with ThreadPoolExecutor(2) as pool, TwinHash(data, pool) as hashes:
         digest = hashes.hash_copy(copy, min(change, size)).result()
         assert hashes.source_digest() == hashlib.sha256(data).hexdigest()
     assert digest == hashlib.sha256(patched).hexdigest()
@@ -34,7 +35,7 @@ def test_both_digests_are_right(tmp_path, monkeypatch, size, change):
 def test_leaving_early_stops_the_hashing(tmp_path):
     data, _, copy = pair(tmp_path, 1 << 16, 5)
 
-    with TwinHash(data) as hashes:
+    with ThreadPoolExecutor(2) as pool, TwinHash(data, pool) as hashes:
         hashing_copy = hashes.hash_copy(copy, 5)
     assert hashing_copy.done()
 

@@ -222,8 +222,8 @@ def test_the_journal_knows_every_byte_that_changed(tmp_path):
     result = fix_file(path, FixOptions(metadata=True))
     before, after = (np.frombuffer(p.read_bytes(), np.uint8) for p in (path, result.output))
     covered = np.zeros(len(before), dtype=bool)
-    for offset, length in read_undo(result.record).ranges:
-        covered[offset : offset + length] = True
+    for splice in read_undo(result.record).files[0].splices:
+        covered[splice.offset : splice.end] = True
     assert (before != after).any()
     assert not ((before != after) & ~covered).any()
 

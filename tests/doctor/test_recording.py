@@ -30,10 +30,12 @@ def test_the_record_holds_ranges_hashes_and_sizes_of_both_files(repaired, tmp_pa
     sidecar = (tmp_path / "run_FIXED.repair.bin").read_bytes()
     assert undo["sidecar"] == "run_FIXED.repair.bin"
     assert undo["sidecar_sha256"] == hashlib.sha256(sidecar).hexdigest()
+    (file,) = undo["files"]
+    assert file["name"] == ""
     for side, data in (("source", source), ("result", result)):
-        assert undo[side]["bytes"] == len(data)
-        assert undo[side]["sha256"] == hashlib.sha256(data).hexdigest()
-    assert sidecar == b"".join(source[offset : offset + length] for offset, length in undo["ranges"])
+        assert file[side]["bytes"] == len(data)
+        assert file[side]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert sidecar == b"".join(source[offset : offset + length] for offset, length in file["ranges"])
 
 
 def test_the_record_keeps_diagnosis_plan_and_tool(repaired):
@@ -45,7 +47,8 @@ def test_the_record_keeps_diagnosis_plan_and_tool(repaired):
 
 def test_each_range_stands_on_one_line(repaired):
     lines = repaired.record.read_text().splitlines()
-    assert any(line.strip().rstrip(",") == str(list(read_undo(repaired.record).ranges[0])) for line in lines)
+    first = read_undo(repaired.record).files[0].splices[0]
+    assert any(line.strip().rstrip(",") == str([first.offset, first.length]) for line in lines)
 
 
 def test_a_record_of_an_older_version_is_told_from_a_damaged_one(repaired):
@@ -84,6 +87,23 @@ def test_a_record_that_is_no_text_is_named(tmp_path, data):
         ("sidecar", ""),
         ("sidecar", ".."),
         ("sidecar_sha256", "00"),
+        ("files", []),
+        ("files", None),
+    ],
+)
+def test_nonsense_in_the_record_is_refused(repaired, key, value):
+    altered(repaired.record, lambda result: result["undo"].update({key: value}))
+    with pytest.raises(UserError, match="is no record of a repair, or it is damaged"):
+        read_undo(repaired.record)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "../elsewhere.pth"),
+        ("name", "/etc/passwd"),
+        ("name", "C:elsewhere.pth"),
+        ("name", None),
         ("ranges", [[0, 1 << 40]]),
         ("ranges", [[1 << 40, 1]]),
         ("ranges", [[-4, 4]]),
@@ -93,12 +113,14 @@ def test_a_record_that_is_no_text_is_named(tmp_path, data):
         ("ranges", [[0, 1.5]]),
         ("ranges", [[True, 4]]),
         ("ranges", [[0]]),
+        ("ranges", [[0, 4, 8]]),
+        ("ranges", [[0, 1, 1, 1]]),
         ("ranges", None),
         ("source", {"path": "x", "bytes": 1, "sha256": "0" * 64}),
         ("result", None),
     ],
 )
-def test_nonsense_in_the_record_is_refused(repaired, key, value):
-    altered(repaired.record, lambda result: result["undo"].update({key: value}))
+def test_nonsense_about_a_file_in_the_record_is_refused(repaired, key, value):
+    altered(repaired.record, lambda result: result["undo"]["files"][0].update({key: value}))
     with pytest.raises(UserError, match="is no record of a repair, or it is damaged"):
         read_undo(repaired.record)

@@ -194,7 +194,7 @@ def test_the_record_as_output_is_refused(repaired, of):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.pth is no file"):
+    with pytest.raises(UserError, match=r"gone\.pth does not exist"):
         unfix_file(tmp_path / "gone.pth")
 
 
@@ -234,7 +234,7 @@ def test_a_sidecar_with_a_flipped_bit_is_refused(repaired):
 
 def test_a_record_that_was_altered_gives_no_output(repaired):
     report = json.loads(record_of(repaired).read_text())
-    report["results"][0]["undo"]["ranges"][0][0] -= 1
+    report["results"][0]["undo"]["files"][0]["ranges"][0][0] -= 1
     record_of(repaired).write_text(json.dumps(report))
     before = names(repaired.parent)
     with pytest.raises(RepairError, match="is not the original"):

@@ -235,13 +235,13 @@ def test_a_member_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 def test_a_member_that_inflates_to_more_than_it_claims_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path, b"".join([packed := _deflated(b"\0" * 100_000)]))
-    bomb = Member(header=0, name="b", method=DEFLATED, crc=0, start=0, nbytes=len(packed), size=10, crc_at=())
+    bomb = Member(entry=0, header=0, name="b", method=DEFLATED, crc=0, start=0, nbytes=len(packed), size=10, crc_at=())
     with pytest.raises(FileError, match="inflates to more than 1,000 bytes"):
         read_member(file, bomb, 1000)
 
 
 def test_a_member_that_does_not_inflate_is_malformed(tmp_path: Path) -> None:
-    broken = Member(header=0, name="b", method=DEFLATED, crc=0, start=0, nbytes=9, size=10, crc_at=())
+    broken = Member(entry=0, header=0, name="b", method=DEFLATED, crc=0, start=0, nbytes=9, size=10, crc_at=())
     with pytest.raises(FileError, match="does not inflate"):
         read_member(written(tmp_path, b"\xff" * 9), broken, 1000)
 

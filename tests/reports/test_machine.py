@@ -200,12 +200,13 @@ def test_a_finding_about_a_number_fits_the_schema():
     assert (data["scalar"], data["detail"], data["tensor"]) == ({"path": ["best", 0], "value": "nan"}, "nan", None)
 
 
-@pytest.mark.parametrize("bad", [{"ranges": [[1]]}, {"ranges": [[1, 2, 3]]}, {"ranges": [[-1, 2]]}, {"sidecar": None}])
+@pytest.mark.parametrize("bad", [{"ranges": [[1]]}, {"ranges": [[1, 2, 3, 4]]}, {"ranges": [[-1, 2]]}, {"name": None}])
 def test_the_schema_knows_what_undoes_a_repair(bad):
     stamp = {"path": "x.pth", "bytes": 10, "sha256": "0" * 64}
-    undo = {"sidecar": "x.bin", "sidecar_sha256": "0" * 64, "ranges": [[1, 2]], "source": stamp, "result": stamp}
+    file = {"name": "", "ranges": [[1, 2], [4, 2, 3]], "source": stamp, "result": stamp}
+    undo = {"sidecar": "x.bin", "sidecar_sha256": "0" * 64, "files": [file]}
     part("undo").validate(undo)
-    assert not part("undo").is_valid(undo | bad)
+    assert not part("undo").is_valid(undo | {"files": [file | bad]})
 
 
 def test_the_record_beside_a_repaired_file_fits_the_schema(folder):

@@ -1,11 +1,14 @@
-"""Files under construction: hidden, beside the file that they will become, and gone unless they are renamed."""
+"""Files and folders under construction: hidden, beside what they will become, and gone unless they are renamed."""
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_MARK, _ENDING = ".torchmend-", ".part"
 
 _STALE_SECONDS = 3600.0
 """A draft that nobody has written to for so long is a leftover of a run that was killed."""
@@ -14,13 +17,42 @@ _STALE_SECONDS = 3600.0
 @contextmanager
 def draft_beside(target: Path) -> Iterator[Path]:
     """Give an empty file, `.NAME.torchmend-xxx.part`, in the target's folder; remove it if it was not renamed."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=".part")
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=_ENDING)
     os.close(descriptor)
     draft = Path(name)
     try:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def draft_folder_beside(target: Path) -> Iterator[Path]:
+    """Give an empty folder, `.NAME.torchmend-xxx.part`, beside the target; remove it if it was not renamed."""
+    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target), suffix=_ENDING))
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def is_draft(name: str) -> bool:
+    """Return whether a file's name is that of something under construction."""
+    return name.startswith(".") and _MARK in name and name.endswith(_ENDING)
+
+
+def put_in_place(draft: Path, target: Path) -> None:
+    """Give a draft its name. An older folder of that name steps aside first, and is removed last."""
+    if not (draft.is_dir() and target.exists()):
+        draft.replace(target)
+        return
+    with draft_folder_beside(target) as aside:
+        target.rename(aside / target.name)
+        try:
+            draft.rename(target)
+        except BaseException:
+            (aside / target.name).rename(target)
+            raise
 
 
 def sweep(target: Path) -> None:
@@ -32,8 +64,12 @@ def sweep(target: Path) -> None:
     prefix = _prefix(target)
     with suppress(OSError):  # only a courtesy; what really stands in the way is said by the step that it stops
         for each in target.parent.iterdir():
-            ours = each.name.startswith(prefix) and each.name.endswith(".part")
-            if ours and each.is_file() and each.stat().st_mtime < latest:
+            ours = each.name.startswith(prefix) and each.name.endswith(_ENDING)
+            if not ours or each.stat().st_mtime >= latest:
+                continue
+            if each.is_dir():
+                shutil.rmtree(each)
+            else:
                 each.unlink()
 
 
@@ -41,6 +77,12 @@ def sync_file(path: Path) -> None:
     """Wait until a file's bytes are on the disk."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Wait until the bytes of several files are on the disk."""
+    for path in paths:
+        sync_file(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -58,4 +100,4 @@ def sync_folder(folder: Path) -> None:
 
 
 def _prefix(target: Path) -> str:
-    return f".{target.name}.torchmend-"
+    return f".{target.name}{_MARK}"

@@ -1,23 +1,21 @@
 """Repair a checkpoint file: plan, copy, patch the copy, check it, and only then give it its name."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchmend.doctor.copying import copy_file
+from torchmend.doctor.copies import WorkingCopy, changing_files, copy_modes, packed_records, working_copy
 from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
-from torchmend.doctor.drafts import draft_beside, sweep, sync_file
-from torchmend.doctor.drafts import sync_folder as _sync_folder
+from torchmend.doctor.drafts import sync_files, sync_folder
 from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.doctor.hashing import TwinHash
 from torchmend.doctor.journal import Journal
 from torchmend.doctor.patching import apply_plan
-from torchmend.doctor.recording import Stamp, Undo, save_old_bytes, write_record
+from torchmend.doctor.publishing import Drafts, make_drafts, publish
+from torchmend.doctor.recording import FileUndo, Stamp, Undo, save_old_bytes, write_record
 from torchmend.doctor.siblings import healthy_siblings, record_of, sidecar_of
+from torchmend.doctor.splices import Splice, composed
 from torchmend.doctor.targets import check_output, check_spared, fixed_name
 from torchmend.facts.codes import Severity
 from torchmend.facts.errors import FileError, RepairError, UserError
@@ -91,15 +89,6 @@ class FixResult:
         return self.before.healthy or (self.before.checked and not self.plan.is_empty and not self.plan.refused)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drafts:
-    """The three files of a repair before they have their names."""
-
-    output: Path
-    record: Path
-    sidecar: Path
-
-
 def fix_file(path: str | Path, options: FixOptions | None = None, progress: ScanProgress | None = None) -> FixResult:
     """Repair a checkpoint file.
 
@@ -129,17 +118,18 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
             before = diagnose_source(source)
             donors = {str(donor): opened.enter_context(_open_donor(donor, path)) for donor in options.donors}
             plan = _plan(before, source, donors, options)
-            result = FixResult(before=before, plan=plan, siblings=_siblings(path, plan))
+            result = FixResult(before=before, plan=plan, siblings=_siblings(source, plan))
             if plan.is_empty or options.dry_run or (plan.refused and not options.allow_partial):
                 return result
-            output = _output(path, options)
-            drafts = _make_drafts(output, drafted)
+            output = _output(source, options)
+            drafts = make_drafts(output, source.contents.folder is not None, drafted)
             after = _write_drafts(drafts, output, result, source, donors)
         # Windows replaces no file that is mapped, so the maps are closed before the renames
         source.contents.check_unchanged()
-        backup = _publish(drafts, path, output, in_place=options.in_place, drafted=drafted)
-    _sync_folder(output.parent)
-    after = replace(after, source=str(output))
+        backup = publish(drafts, path, output, in_place=options.in_place, drafted=drafted)
+    sync_folder(output.parent)
+    opened_at = output if source.contents.folder is None else output / path.relative_to(source.contents.folder)
+    after = replace(after, source=str(opened_at))
     return replace(result, output=output, backup=backup, record=record_of(output), after=after)
 
 
@@ -165,85 +155,80 @@ def _plan(before: Diagnosis, source: FileSource, donors: dict[str, FileSource], 
     )
 
 
-def _siblings(path: Path, plan: RepairPlan) -> tuple[Path, ...]:
+def _siblings(source: FileSource, plan: RepairPlan) -> tuple[Path, ...]:
     """Look for healthy neighbours where they would serve better than the plan does."""
     needed = [refusal.about for refusal in plan.refused if isinstance(refusal.about, TensorRef)] + [
         edit.ref for edit in plan.edits if edit.rung in _FROM_ELSEWHERE
     ]
-    return healthy_siblings(path, needed) if needed else ()
+    return healthy_siblings(source.contents.folder or source.path, needed) if needed else ()
 
 
-def _output(path: Path, options: FixOptions) -> Path:
-    output = path if options.in_place else options.output or fixed_name(path)
+def _output(source: FileSource, options: FixOptions) -> Path:
+    """Return where the result goes; raise UserError if it must not go there."""
+    folder = source.contents.folder
+    patient = folder or source.path
+    if options.in_place and folder is not None:
+        raise UserError(
+            f"{source.path} is a checkpoint of several files, which cannot all be replaced at one moment. "
+            "Leave --in-place out: the result goes to a new folder."
+        )
+    output = patient if options.in_place else options.output or fixed_name(patient)
     if not options.in_place:
-        check_output(output, path, force=options.force)
-    precious = options.donors if options.in_place else (path, *options.donors)
+        check_output(output, patient, force=options.force)
+    precious = options.donors if options.in_place else (patient, *options.donors)
     check_spared(output, precious, force=options.force)
     return output
 
 
-def _make_drafts(output: Path, drafted: ExitStack) -> _Drafts:
-    names = (output, record_of(output), sidecar_of(output))
-    for name in names:
-        sweep(name)
-    draft, record, sidecar = (drafted.enter_context(draft_beside(name)) for name in names)
-    return _Drafts(output=draft, record=record, sidecar=sidecar)
-
-
 def _write_drafts(
-    drafts: _Drafts, output: Path, result: FixResult, source: FileSource, donors: dict[str, FileSource]
+    drafts: Drafts, output: Path, result: FixResult, source: FileSource, donors: dict[str, FileSource]
 ) -> Diagnosis:
-    """Write all three files, see them on the disk, and return the diagnosis of the repaired one."""
-    journal, mapped = Journal(), source.contents.files[0]
-    with TwinHash(mapped.buffer) as hashes, ThreadPoolExecutor(1) as pool:
-        copy_file(source.path, drafts.output)
-        with drafts.output.open("r+b") as target:
-            apply_plan(result.plan, source, target, donors, journal)
-            target.flush()
-            synced = pool.submit(os.fsync, target.fileno())  # the disk writes while we check
-            ranges = tuple((int(offset), int(length)) for offset, length in journal.ranges())
-            hashed = hashes.hash_copy(drafts.output, ranges[0][0] if ranges else mapped.size)
-            after = _checked(drafts.output, result)
-            sidecar_sha256 = save_old_bytes(ranges, mapped.buffer, drafts.sidecar)
-            undo = Undo(
-                sidecar=sidecar_of(output).name,
-                sidecar_sha256=sidecar_sha256,
-                ranges=ranges,
-                source=Stamp(path=str(source.path), nbytes=mapped.size, sha256=hashes.source_digest()),
-                result=Stamp(path=str(output), nbytes=mapped.size, sha256=hashed.result()),
+    """Write the copy, its record and its sidecar, see them on the disk, and return the diagnosis of the copy."""
+    files = source.contents.files
+    with ExitStack() as stack:
+        hasher, syncer = (stack.enter_context(ThreadPoolExecutor(workers)) for workers in (2, 1))
+        hashes = {
+            number: stack.enter_context(TwinHash(files[number].buffer, hasher))
+            for number in changing_files(result.plan, source)
+        }
+        copy = stack.enter_context(working_copy(source, packed_records(result.plan, source), drafts.output))
+        changes = _changes(copy, apply_plan(result.plan, source, copy, donors))
+        synced = syncer.submit(sync_files, copy.files)  # the disk writes while we check
+        hashed = {number: hashes[number].hash_copy(copy.files[number], changes[number][0].offset) for number in changes}
+        after = _checked(copy, result)
+        sidecar_sha256 = save_old_bytes(
+            ((files[number].buffer, splices) for number, splices in changes.items()), drafts.sidecar
+        )
+        undos = tuple(
+            FileUndo(
+                name=copy.names[number],
+                source=Stamp.of(files[number].path, hashes[number].source_digest()),
+                result=Stamp.of(copy.files[number], hashed[number].result(), known_as=output / copy.names[number]),
+                splices=splices,
             )
-            synced.result()
-    write_record(drafts.record, {**diagnosis_data(result.before), "repair": plan_data(result.plan)}, undo)
-    sync_file(drafts.sidecar)
-    sync_file(drafts.record)
-    for draft in (drafts.output, drafts.record, drafts.sidecar):
-        shutil.copymode(source.path, draft)
+            for number, splices in changes.items()
+        )
+        synced.result()
+        undo = Undo(sidecar=sidecar_of(output).name, sidecar_sha256=sidecar_sha256, files=undos)
+        write_record(drafts.record, {**diagnosis_data(result.before), "repair": plan_data(result.plan)}, undo)
+        sync_files((drafts.sidecar, drafts.record))
+        copy_modes(files, copy, (drafts.sidecar, drafts.record))
     return after
 
 
-def _publish(drafts: _Drafts, path: Path, output: Path, *, in_place: bool, drafted: ExitStack) -> Path | None:
-    """Give the files their names, the repaired one last; return where the source went, if it was replaced."""
-    placed: list[Path] = []
-    backup = None
-    try:
-        for draft, name in ((drafts.sidecar, sidecar_of(output)), (drafts.record, record_of(output))):
-            draft.replace(name)
-            placed.append(name)
-        if in_place:
-            backup = _keep_backup(path, drafted)
-            placed.append(backup)
-        drafts.output.replace(output)
-    except BaseException:
-        if drafts.output.exists():  # the output was not replaced, so nothing may describe it
-            for each in placed:
-                each.unlink(missing_ok=True)
-        raise
-    return backup
+def _changes(copy: WorkingCopy, journals: dict[int, Journal]) -> dict[int, tuple[Splice, ...]]:
+    """Return where each file that changed differs from its original."""
+    found = {}
+    for number in sorted({*journals, *copy.rewritten}):
+        patched = journals[number].pairs() if number in journals else ()
+        if splices := composed(patched, copy.rewritten.get(number, ())):
+            found[number] = splices
+    return found
 
 
-def _checked(temporary: Path, result: FixResult) -> Diagnosis:
+def _checked(copy: WorkingCopy, result: FixResult) -> Diagnosis:
     """Diagnose the patched copy: only what was refused, and the file's own structure, may still be as it was."""
-    after = diagnose_file(temporary)
+    after = diagnose_file(copy.opened)
     allowed = {refusal.place for refusal in result.plan.refused}
     structural = {finding.code for finding in result.before.findings if not finding.place}
     left = [
@@ -258,29 +243,3 @@ def _checked(temporary: Path, result: FixResult) -> Diagnosis:
             "This is a bug in torchmend: please report it with the output of `torchmend diagnose --format json`."
         )
     return after
-
-
-def _keep_backup(path: Path, drafted: ExitStack) -> Path:
-    """Give the file a second name that is free: `<name>.bak`, `<name>.bak1`, ..."""
-    for backup in _backup_names(path):
-        try:
-            os.link(path, backup)
-        except FileExistsError:
-            continue
-        except (OSError, AttributeError):  # a system, or a file system, without hard links
-            if backup.exists():
-                continue
-            draft = drafted.enter_context(draft_beside(backup))
-            copy_file(path, draft)
-            sync_file(draft)
-            shutil.copystat(path, draft)
-            draft.replace(backup)
-        return backup
-    raise AssertionError("there is always a next number")
-
-
-def _backup_names(path: Path) -> Iterator[Path]:
-    number = 0
-    while True:
-        yield path.with_name(f"{path.name}.bak{number or ''}")
-        number += 1

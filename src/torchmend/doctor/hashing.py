@@ -1,7 +1,7 @@
 """SHA-256 of files, in threads beside other work."""
 
 import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from threading import Condition
 from typing import Self
@@ -22,31 +22,33 @@ def sha256_of(path: Path) -> str:
 class TwinHash:
     """Hashes a file and its patched copy in threads; what lies before the first change is hashed once for both.
 
+    Hashing starts at once, and stops early when the context is left.
+
     Args:
         source: The file's bytes.
+        pool: Where to work; its tasks must start in the order in which they were given.
     """
 
-    def __init__(self, source: Buffer) -> None:
+    def __init__(self, source: Buffer, pool: Executor) -> None:
         self._source = source
         self._states = [(0, hashlib.sha256())]
         self._passed = 0
         self._stopped = False
         self._progress = Condition()
-        self._pool = ThreadPoolExecutor(2)
+        self._pool = pool
+        self._of_source = pool.submit(self._hash_source)
 
     def __enter__(self) -> Self:
-        self._of_source = self._pool.submit(self._hash_source)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped = True
-        self._pool.shutdown()
 
     def hash_copy(self, copy: Path, first_change: int) -> "Future[str]":
         """Start to hash the copy, which is complete.
 
         Args:
-            copy: As long as the source, and equal to it before the first change.
+            copy: Equal to the source before the first change.
             first_change: The offset of the first byte that may differ.
         """
         return self._pool.submit(self._hash_copy, copy, first_change)

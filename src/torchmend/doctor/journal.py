@@ -43,6 +43,10 @@ class Journal:
         starts, ends = self._settle()
         return np.stack((starts, ends - starts), axis=1)
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return offset and length of every range as plain numbers."""
+        return [(int(offset), int(length)) for offset, length in self.ranges()]
+
     def _settle(self) -> tuple[Offsets, Offsets]:
         empty = np.empty(0, dtype=np.int64)
         starts, ends = (np.concatenate([empty, *parts]) for parts in zip((empty, empty), *self._pending, strict=True))

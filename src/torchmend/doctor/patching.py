@@ -4,15 +4,17 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Hashable, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchmend.doctor.copies import WorkingCopy
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.journal import Journal, Offsets
-from torchmend.facts.plans import RepairPlan, ScalarEdit
-from torchmend.formats.contents import Record, StoredTensor
+from torchmend.facts.plans import RepairPlan
+from torchmend.facts.tensors import Scalar
+from torchmend.formats.contents import Contents, Extent, Record, StoredTensor
 from torchmend.measure.bits import Raw
 from torchmend.repairs.patches import patches
 
@@ -24,65 +26,105 @@ _NEAR = 1 << 12
 
 
 def apply_plan(
-    plan: RepairPlan, source: FileSource, target: BinaryIO, donors: Mapping[str, FileSource], journal: Journal
-) -> None:
-    """Write a plan's edits into a copy of the source file, and mend its checksums.
+    plan: RepairPlan, source: FileSource, copy: WorkingCopy, donors: Mapping[str, FileSource]
+) -> dict[int, Journal]:
+    """Write a plan's edits into a copy of the source, and mend its checksums.
 
     Args:
         plan: Made for this source.
-        source: The file as it is; only read.
-        target: The copy, open for reading and writing.
+        source: The checkpoint as it is; only read.
+        copy: Where to write.
         donors: The sources that the plan's copies name.
-        journal: Told every byte range that changes.
+
+    Returns:
+        Every byte range that changed, for each of the files that did.
     """
+    places = copy.places
+    stored = dict(zip(source.refs, places.tensors, strict=True))
+    scalars = {scalar.path: scalar for scalar in places.scalars}
     written: set[Hashable] = set()
-    touched: set[int] = set()
-    for edit in plan.edits:
-        if edit.ref.storage in written:  # another name of the same elements
-            continue
-        written.add(edit.ref.storage)
-        stored = source.stored[edit.ref]
-        assert stored.extent is not None
-        for index, raw in patches(edit, source, donors):
-            _write_elements(target, stored, index, raw, journal)
-        touched.add(stored.extent.start)
-    for scalar in plan.scalars:
-        touched.add(_write_scalar(target, scalar, journal))
-    places = sorted(touched)
-    for record in source.contents.records:
-        first = bisect_left(places, record.extent.start)
-        if first < len(places) and places[first] < record.extent.start + record.extent.nbytes:
-            _mend_checksum(record, source, target, journal)
+    with _Targets(copy) as targets:
+        for edit in plan.edits:
+            if edit.ref.storage in written:  # another name of the same elements
+                continue
+            written.add(edit.ref.storage)
+            for index, raw in patches(edit, source, donors):
+                _write_elements(targets, stored[edit.ref], index, raw)
+        for scalar in plan.scalars:
+            _write_scalar(targets, scalars[scalar.scalar.path], scalar.value)
+        for record in places.records:
+            if targets.has_touched(record.extent):
+                _mend_checksum(record, places, targets)
+    return targets.journals
 
 
-def _write_scalar(target: BinaryIO, edit: ScalarEdit, journal: Journal) -> int:
-    """Write a number to its place, which it returns."""
-    place = edit.scalar.place
-    assert place is not None, f"{edit.scalar.dotted} cannot be patched, and the plan should not say so"
+class _Targets:
+    """The files of a working copy, opened when they are first written to, and what was written."""
+
+    def __init__(self, copy: WorkingCopy) -> None:
+        self.journals: dict[int, Journal] = {}
+        self._copy = copy
+        self._opened: dict[int, BinaryIO] = {}
+        self._touched: dict[int, set[int]] = {}
+        self._sorted: dict[int, list[int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._opened.values():
+            file.close()
+
+    def file(self, number: int) -> BinaryIO:
+        """Return a file, open for reading and writing."""
+        if number not in self._opened:
+            self._opened[number] = self._copy.files[number].open("r+b")
+            self.journals[number] = Journal()
+        return self._opened[number]
+
+    def touch(self, extent: Extent) -> None:
+        """Note that the bytes at an extent change."""
+        self._touched.setdefault(extent.file, set()).add(extent.start)
+
+    def has_touched(self, extent: Extent) -> bool:
+        """Return whether something inside an extent was noted. Nothing is noted any more once this was asked."""
+        if extent.file not in self._sorted:
+            self._sorted[extent.file] = sorted(self._touched.get(extent.file, ()))
+        places = self._sorted[extent.file]
+        first = bisect_left(places, extent.start)
+        return first < len(places) and places[first] < extent.start + extent.nbytes
+
+
+def _write_scalar(targets: _Targets, scalar: Scalar, value: float) -> None:
+    """Write a number to its place."""
+    place = scalar.place
+    assert place is not None, f"{scalar.dotted} cannot be patched, and the plan should not say so"
+    target = targets.file(scalar.file)
     target.seek(place)
-    target.write(struct.pack(">d", edit.value))
-    journal.add(np.array([place]), 8)
-    return place
+    target.write(struct.pack(">d", value))
+    targets.touch(Extent(start=place, nbytes=8, file=scalar.file))
+    targets.journals[scalar.file].add(np.array([place]), 8)
 
 
-def _write_elements(
-    target: BinaryIO, stored: StoredTensor, index: NDArray[np.int64], raw: Raw, journal: Journal
-) -> None:
+def _write_elements(targets: _Targets, stored: StoredTensor, index: NDArray[np.int64], raw: Raw) -> None:
     """Write elements to their places in the file, near ones in one go."""
-    assert stored.extent is not None
+    extent = stored.extent
+    assert extent is not None, f"{stored.name} cannot be patched, and the plan should not say so"
     if not len(index):
         return
+    target = targets.file(extent.file)
+    targets.touch(extent)
     coordinates = np.unravel_index(index, stored.shape) if stored.shape else ()
     places = np.full(len(index), stored.offset, dtype=np.int64)
     for along, stride in zip(coordinates, stored.strides, strict=True):
         places += along * stride
     size = stored.dtype.itemsize
     order = np.argsort(places, kind="stable")
-    starts, raw = stored.extent.start + places[order] * size, raw[order]
+    starts, raw = extent.start + places[order] * size, raw[order]
     if not stored.little_endian:
         raw = raw.astype(raw.dtype.newbyteorder(">"))
     new = np.ascontiguousarray(raw).view(np.uint8).reshape(-1, size)
-    journal.add(starts, size)
+    targets.journals[extent.file].add(starts, size)
     breaks = np.flatnonzero((np.diff(starts) > _NEAR) | (np.diff(starts // _WINDOW) != 0)) + 1
     for first, last in zip((0, *breaks.tolist()), (*breaks.tolist(), len(starts)), strict=True):
         _write_together(target, starts[first:last], new[first:last])
@@ -102,17 +144,19 @@ def _write_together(target: BinaryIO, starts: Offsets, new: NDArray[np.uint8]) -
     target.write(stretch.tobytes())
 
 
-def _mend_checksum(record: Record, source: FileSource, target: BinaryIO, journal: Journal) -> None:
+def _mend_checksum(record: Record, places: Contents, targets: _Targets) -> None:
     """Change the stored CRC-32 by as much as the bytes' own changed.
 
     A checksum that was right becomes right for the new bytes; one that was wrong before stays wrong by the
     same difference, so that a repair does not hide bit rot; one that was never computed (0) stays 0.
     """
+    extent = record.extent
+    source, target = places.files[extent.file], targets.file(extent.file)
     before = after = 0
-    end = record.extent.start + record.extent.nbytes
-    for start in range(record.extent.start, end, 1 << 20):
+    end = extent.start + extent.nbytes
+    for start in range(extent.start, end, 1 << 20):
         length = min(1 << 20, end - start)
-        before = zlib.crc32(source.contents.files[0].read(start, length), before)
+        before = zlib.crc32(source.read(start, length), before)
         target.seek(start)
         after = zlib.crc32(target.read(length), after)
     if record.crc == 0 and before != 0:
@@ -121,4 +165,4 @@ def _mend_checksum(record: Record, source: FileSource, target: BinaryIO, journal
     for place in record.crc_at:
         target.seek(place)
         target.write(mended)
-    journal.add(np.array(record.crc_at, dtype=np.int64), 4)
+    targets.journals[extent.file].add(np.array(record.crc_at, dtype=np.int64), 4)

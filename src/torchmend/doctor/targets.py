@@ -22,11 +22,15 @@ def original_name(path: Path) -> Path:
 
 
 def check_output(output: Path, source: Path, *, force: bool) -> None:
-    """Raise UserError unless a file can be written there without harm to the source or an existing file."""
-    if output.is_dir():
+    """Raise UserError unless a copy of the source can be written there without harm to it or to what exists."""
+    if output.is_dir() and not source.is_dir():
         raise UserError(f"{output} is a folder. Name a file in it.")
     if is_same(output, source):
         raise UserError(f"{output} is the source itself. Use --in-place to replace it.")
+    if source.is_dir() and output.is_file():
+        raise UserError(f"{output} is a file, and the result is a folder. Name a folder.")
+    if source.is_dir() and source.resolve() in output.resolve().parents:
+        raise UserError(f"{output} lies inside the source. Name a folder elsewhere with -o.")
     if output.exists() and not force:
         raise UserError(f"{output} exists. Use --force to replace it.")
     if not output.parent.is_dir():
@@ -57,7 +61,9 @@ def check_spared(output: Path, precious: Iterable[Path], *, force: bool) -> None
 def _repaired_by(record: Path) -> str | None:
     """Return the name of the file that a record belongs to, if it is one."""
     try:
-        return Path(read_undo(record).result.path).name
+        first = read_undo(record).files[0]
+        path = Path(first.result.path)
+        return path.parents[first.name.count("/")].name if first.name else path.name
     except (UserError, OSError):
         return None
 

@@ -1,6 +1,7 @@
 """Nested dictionaries -> containers and names: the same split for files and for live dictionaries."""
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import PureWindowsPath
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -79,3 +80,12 @@ def parameter_keys(
             if isinstance(key, str | int)
         ]
     return tuple(keys)
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a relative path that a file names stays inside the folder that it is relative to.
+
+    Backslashes and drive letters count as Windows would have them, wherever this runs.
+    """
+    path = PureWindowsPath(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and "\0" not in name

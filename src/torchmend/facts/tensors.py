@@ -119,12 +119,14 @@ class Scalar:
         value: What stands there.
         place: Where in the file its eight bytes stand (a big-endian float64), if they can be patched.
         file: Which of the source's files that is.
+        packed: The compressed record that it stands in, at `place`; a repair stores that record anew.
     """
 
     path: tuple[str | int, ...]
     value: bool | int | float | str
     place: int | None = field(default=None, compare=False)
     file: int = field(default=0, compare=False)
+    packed: str = field(default="", compare=False)
 
     @property
     def dotted(self) -> str:

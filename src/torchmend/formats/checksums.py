@@ -3,8 +3,8 @@
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-from torchmend.facts.codes import Code
 from torchmend.formats.contents import Contents, Extent, Oddity
+from torchmend.formats.layout import wrong_checksum
 from torchmend.formats.mapped import Buffer
 from torchmend.measure.chunks import CHUNK_BYTES
 
@@ -37,6 +37,5 @@ def wrong_checksums(contents: Contents, *, threads: int) -> list[Oddity]:
         wrong = []
         for record, found in zip(checked, sums, strict=True):
             if found != record.crc:
-                detail = f"{record.name}: {found:08x}, where the file says {record.crc:08x}"
-                wrong.append(Oddity(code=Code.WRONG_CHECKSUM, detail=detail))
+                wrong.append(wrong_checksum(record.name, found, record.crc))
     return wrong

@@ -52,9 +52,10 @@ class StoredTensor:
         shape: Sizes; `()` for a scalar.
         strides: Strides in elements.
         offset: The first element's place in the storage, in elements.
-        extent: The storage's bytes in a file; None when they are in `inline` or cannot be had.
+        extent: The storage's bytes in a file; None when there are none that could be patched.
         inline: The storage's bytes where no file has them as they are: inside a pickle, or inflated.
-        packed: The name of the compressed record that `inline` was inflated from; a repair stores it anew.
+        packed: The name of the compressed record, at `extent`, that `inline` was inflated from. A repair stores
+            that record anew.
         absent: Why there are no bytes to look at (empty when there are).
         little_endian: The byte order of the elements.
     """
@@ -79,7 +80,7 @@ class StoredTensor:
     @property
     def is_patchable(self) -> bool:
         """Whether a repair can write to its elements."""
-        return self.extent is not None or bool(self.packed)
+        return self.extent is not None
 
     def misfit(self) -> str:
         """Say why the shape, strides and offset do not fit the storage; empty when they do."""

@@ -48,7 +48,7 @@ def unreferenced(storages: Iterable[Piece], tensors: Iterable[StoredTensor], gap
     """
     used: dict[int, tuple[int, int]] = {}
     for tensor in tensors:
-        if tensor.extent is None or tensor.numel == 0:
+        if tensor.extent is None or tensor.packed or tensor.numel == 0:
             continue
         size = tensor.dtype.itemsize
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
@@ -85,6 +85,11 @@ def duplicates(names: Iterable[str]) -> Iterator[Oddity]:
     if twice:
         more = f" and {len(twice) - 1:,} more" if len(twice) > 1 else ""
         yield Oddity(code=Code.DUPLICATE_NAMES, detail=f"{twice[0]}{more}")
+
+
+def wrong_checksum(name: str, found: int, stored: int) -> Oddity:
+    """Report a record whose bytes do not have the CRC-32 that is stored for them."""
+    return Oddity(code=Code.WRONG_CHECKSUM, detail=f"{name}: {found:08x}, where the file says {stored:08x}")
 
 
 def pieces_of(tensors: Iterable[StoredTensor]) -> list[Piece]:

@@ -9,6 +9,7 @@ from torchmend.facts.errors import FileError
 from torchmend.facts.paths import joined
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
+from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
@@ -49,14 +50,10 @@ def read(file: MappedFile) -> Contents:
     machine = Machine(read_member(file, pickled, limit))
     tree = read_tree(machine.run())
     little_endian = _is_little_endian(file, members.get(root + "byteorder"))
+    wanted = {f"{root}data/{spec.storage.key}" for _, spec in tree.leaves if spec.storage}
+    inflated = Inflated(file, (member for member in members.values() if member.name in wanted))
     tensors = [
-        _place(
-            container,
-            name,
-            spec,
-            members.get(f"{root}data/{spec.storage.key}") if spec.storage else None,
-            little_endian,
-        )
+        _place(container, name, spec, _storage(spec, root, members), inflated, little_endian)
         for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)
     ]
     tensors += [_unknown(joined(path), reason) for path, reason in tree.malformed]
@@ -71,16 +68,18 @@ def read(file: MappedFile) -> Contents:
             for m in members.values()
             if m.method == STORED and m.nbytes
         ),
-        oddities=tuple(_oddities(listed, f"{root}data/", tensors)),
+        oddities=(*_oddities(listed, f"{root}data/", tensors), *inflated.oddities),
         calls={name: call.shown() for name, call in machine.calls.items()},
     )
 
 
 def _placed(scalar: Scalar, pickled: Member) -> Scalar:
-    """Turn a place in the pickle into a place in the file; a compressed pickle has none."""
+    """Turn a place in the pickle into a place in the file, or note that the pickle is compressed."""
     if scalar.place is None:
         return scalar
-    return replace(scalar, place=pickled.start + scalar.place if pickled.method == STORED else None)
+    if pickled.method != STORED:
+        return replace(scalar, packed=pickled.name)
+    return replace(scalar, place=pickled.start + scalar.place)
 
 
 def _oddities(members: list[Member], storage_prefix: str, tensors: list[StoredTensor]) -> Iterator[Oddity]:
@@ -104,27 +103,35 @@ def _is_little_endian(file: MappedFile, member: Member | None) -> bool:
     return member is None or read_member(file, member, 64).strip() != b"big"
 
 
-def _place(container: str, name: str, spec: TensorSpec, member: Member | None, little_endian: bool) -> StoredTensor:
-    extent, absent = None, spec.absent
-    if spec.storage and spec.storage.nbytes:
-        if member is None:
-            absent = f"its storage data/{spec.storage.key} is not in the archive"
-        elif member.method != STORED:
-            absent = "its storage is compressed inside the archive, which torchmend does not read yet"
-        else:
-            extent = Extent(start=member.start, nbytes=member.nbytes)
-    return StoredTensor(
+def _storage(spec: TensorSpec, root: str, members: dict[str, Member]) -> Member | str:
+    """Return the member that holds a tensor's bytes, or why there is none; empty where none is needed."""
+    if spec.storage is None or not spec.storage.nbytes:
+        return spec.absent
+    member = members.get(f"{root}data/{spec.storage.key}")
+    return member or f"its storage data/{spec.storage.key} is not in the archive"
+
+
+def _place(
+    container: str, name: str, spec: TensorSpec, storage: Member | str, inflated: Inflated, little_endian: bool
+) -> StoredTensor:
+    tensor = StoredTensor(
         container=container,
         name=name,
         dtype=spec.dtype,
         shape=spec.shape,
         strides=spec.strides,
         offset=spec.offset,
-        extent=extent,
         inline=spec.inline,
-        absent=absent,
         little_endian=spec.little_endian if spec.inline is not None else little_endian,
     )
+    if isinstance(storage, str):
+        return replace(tensor, absent=storage)
+    extent = Extent(start=storage.start, nbytes=storage.nbytes)
+    if storage.method == STORED:
+        return replace(tensor, extent=extent)
+    if storage.name in inflated.views:
+        return replace(tensor, extent=extent, inline=inflated.views[storage.name], packed=storage.name)
+    return replace(tensor, absent=inflated.reasons[storage.name])
 
 
 def _unknown(name: str, reason: str) -> StoredTensor:
