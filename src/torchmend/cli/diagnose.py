@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from torchmend.cli.common import Exit, FailOn, ReportFormat, code_prefixes, complain, painter, progress_bar, say
-from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file
+from torchmend.doctor.diagnosing import diagnose_file
+from torchmend.doctor.discovery import checkpoint_paths
 from torchmend.facts.errors import SourceChangedError, TorchmendError, UserError
 from torchmend.facts.findings import Diagnosis, Finding
 from torchmend.reports.machine import diagnosis_data, envelope
@@ -71,7 +72,7 @@ def _diagnosed(paths: list[Path], problems: list[str], *, verify_crc: bool) -> I
     """Yield a diagnosis for each file; what keeps one from being made is told at once and added to `problems`."""
     for path in paths:
         try:
-            files = checkpoint_files(path) if path.is_dir() else [path]
+            files = checkpoint_paths(path) if path.is_dir() else [path]
         except UserError as error:
             _tell(error, problems)
             continue

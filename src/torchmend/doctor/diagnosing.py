@@ -4,15 +4,11 @@ from pathlib import Path
 
 from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.facts.codes import Code, Severity
-from torchmend.facts.errors import FileError, UserError
+from torchmend.facts.errors import FileError
 from torchmend.facts.findings import Diagnosis, Finding, Skipped
-from torchmend.formats.registry import SUFFIXES
 from torchmend.rules.files import judge_calls, judge_structure
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
-
-SIDECAR_ENDING = ".repair.bin"
-"""What the name of the file ends with that holds the bytes that a repair replaced."""
 
 
 def diagnose_file(
@@ -87,24 +83,8 @@ def _unchecked(source: FileSource) -> tuple[tuple[Finding, ...], tuple[Skipped, 
 
 
 def _size(path: Path) -> int:
+    """Return the size of a file; 0 for a folder, and for what is not there."""
     try:
-        return path.stat().st_size
+        return 0 if path.is_dir() else path.stat().st_size
     except OSError:
         return 0
-
-
-def is_checkpoint_name(name: str) -> bool:
-    """Return whether a file is named like a checkpoint: not hidden, and not what a repair leaves beside it."""
-    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(SIDECAR_ENDING)
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the files below a folder that are named like checkpoints, sorted.
-
-    Raises:
-        UserError: There are none.
-    """
-    found = [path for path in sorted(folder.rglob("*")) if is_checkpoint_name(path.name) and path.is_file()]
-    if not found:
-        raise UserError(f"No checkpoint files in {folder}. Looked for names that end in {', '.join(SUFFIXES)}.")
-    return found

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from torchmend.doctor.comparing import EPSILON, compare_files
-from torchmend.doctor.diagnosing import checkpoint_files, diagnose_file, diagnose_source
+from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
+from torchmend.doctor.discovery import checkpoint_paths
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.siblings import is_repaired
 from torchmend.facts.dtypes import Kind
@@ -47,7 +48,7 @@ def read_history(folder: Path) -> History:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder that holds the run's checkpoints.")
-    every = checkpoint_files(folder)
+    every = checkpoint_paths(folder)
     files = [path for path in every if not is_repaired(path)]
     if not files:
         raise UserError(f"Every checkpoint in {folder} is a repaired copy. Name the folder of the run itself.")

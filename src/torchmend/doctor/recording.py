@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from torchmend.doctor.diagnosing import SIDECAR_ENDING
 from torchmend.doctor.splices import Splice, old_ranges
 from torchmend.facts.errors import UserError
 from torchmend.facts.paths import is_inside
 from torchmend.formats.mapped import Buffer
+from torchmend.formats.names import SIDECAR_ENDING
 from torchmend.reports.machine import Json, envelope
 
 _PIECE = 1 << 20

@@ -4,10 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchmend.doctor.diagnosing import SIDECAR_ENDING, checkpoint_files, diagnose_file, is_checkpoint_name
+from torchmend.doctor.diagnosing import diagnose_file
+from torchmend.doctor.discovery import checkpoint_paths
 from torchmend.facts.errors import SourceChangedError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.tensors import TensorRef
+from torchmend.formats.names import SIDECAR_ENDING, is_checkpoint_name
+from torchmend.formats.registry import claims
 
 FIXED = "_FIXED"
 """What a repaired copy's name ends with, unless its user named it otherwise."""
@@ -42,7 +45,7 @@ def pick_newest_healthy(folder: Path) -> Pick:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder that holds the run's checkpoints.")
-    files = newest_first(checkpoint_files(folder))
+    files = newest_first(checkpoint_paths(folder))
     passed_over: list[tuple[Path, str]] = []
     for path in files:
         reason = _why_not(path)
@@ -77,23 +80,31 @@ def sidecar_of(output: Path) -> Path:
 
 def is_repaired(path: Path) -> bool:
     """Return whether a file is a repaired copy: some of its values may be predictions, so it is no donor."""
-    return path.stem.endswith(FIXED) or record_of(path).exists()
+    return any(each.stem.endswith(FIXED) or record_of(each).exists() for each in (path, path.parent))
 
 
 def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...]:
-    """Find healthy checkpoints beside a file that hold sound tensors for all those needed, newest first.
+    """Find healthy checkpoints beside a file or folder that hold sound tensors for all those needed, newest first.
 
     Args:
-        path: The damaged file.
+        path: The damaged file, or the folder of a checkpoint of several files.
         needed: Its tensors that are wanted.
     """
     wanted = {(ref.name, ref.shape) for ref in needed}
     neighbours = [
-        each
+        found
         for each in path.parent.iterdir()
-        if is_checkpoint_name(each.name) and each.is_file() and each.name != path.name and not is_repaired(each)
+        if each.name != path.name and (found := _checkpoint_at(each, folders=path.is_dir())) and not is_repaired(found)
     ]
     return tuple(each for each in newest_first(neighbours)[:MOST_LOOKED_AT] if _can_give(each, wanted))
+
+
+def _checkpoint_at(path: Path, *, folders: bool) -> Path | None:
+    """Return what to open of a neighbour: the file itself, or where folders are looked for, what the folder holds."""
+    if path.is_file():
+        return path if is_checkpoint_name(path.name) else None
+    found = claims(path) if folders and path.is_dir() and not path.name.startswith(".") else []
+    return found[0][0].path if found else None
 
 
 def _can_give(path: Path, wanted: set[tuple[str, tuple[int, ...]]]) -> bool:

@@ -1,11 +1,15 @@
 """What a checkpoint or a model is made of: named tensors with roles, scalars, normalisation layers."""
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 
 from torchmend.facts.dtypes import DTYPES, DType
+
+_PIECE = re.compile(r"\[[0-9:, ]*\]$")
+"""The place that a piece of a tensor has in the whole, behind its name."""
 
 
 class Role(StrEnum):
@@ -59,7 +63,8 @@ class TensorRef:
     Args:
         source: The file's path, or a word for a live object.
         container: Where the state dict stands in the source (`model_state_dict`); empty for the root.
-        name: The name as the model's author writes it (`layer1.0.bn1.running_mean`).
+        name: The name as the model's author writes it (`layer1.0.bn1.running_mean`). A piece of a tensor that is
+            spread over files has its place in the whole behind it (`layer.weight[0:512, 0:1024]`).
         shape: Sizes, outermost first; `()` for a scalar.
         dtype: torch's name without the `torch.` prefix.
         role: What the tensor is for.
@@ -106,8 +111,9 @@ class TensorRef:
 
     @property
     def leaf(self) -> str:
-        """The last component of the name."""
-        return self.name.rpartition(".")[2]
+        """The last component of the name, without the place that a piece of a larger tensor has in it."""
+        name = _PIECE.sub("", self.name) if self.name.endswith("]") else self.name
+        return name.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

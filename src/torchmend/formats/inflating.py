@@ -13,7 +13,7 @@ from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.formats.contents import Oddity
 from torchmend.formats.layout import wrong_checksum
-from torchmend.formats.mapped import MappedFile
+from torchmend.formats.sections import Readable
 from torchmend.formats.zips import DEFLATED, STORED, Member, inflated_pieces
 
 LEAST_LIMIT = 128 << 20
@@ -38,7 +38,7 @@ class Inflated:
         oddities: Members whose bytes do not have the checksum that is stored for them.
     """
 
-    def __init__(self, file: MappedFile, members: Iterable[Member]) -> None:
+    def __init__(self, file: Readable, members: Iterable[Member]) -> None:
         self.views: dict[str, memoryview] = {}
         self.reasons: dict[str, str] = {}
         self.oddities: list[Oddity] = []
@@ -46,7 +46,7 @@ class Inflated:
         if packed:
             self._inflate(file, packed)
 
-    def _inflate(self, file: MappedFile, packed: list[Member]) -> None:
+    def _inflate(self, file: Readable, packed: list[Member]) -> None:
         left = limit = max(LEAST_LIMIT, MOST_TIMES * file.size)
         places: dict[str, tuple[int, int]] = {}
         with _temporary() as spool:
@@ -75,7 +75,7 @@ class Inflated:
         view = memoryview(mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ))
         self.views = {name: view[start : start + length] for name, (start, length) in places.items()}
 
-    def _write(self, file: MappedFile, member: Member, spool: BinaryIO) -> str:
+    def _write(self, file: Readable, member: Member, spool: BinaryIO) -> str:
         """Inflate a member into the spool; return what is wrong with it, if anything."""
         written = crc = 0
         try:

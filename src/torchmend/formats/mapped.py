@@ -57,6 +57,11 @@ class MappedFile:
                 "Check its permissions and the disk.",
             ) from None
 
+    @property
+    def mapped(self) -> Self:
+        """The file itself: sections of it answer with the file that they lie in."""
+        return self
+
     def read(self, start: int, length: int) -> bytes:
         """Return `length` bytes from `start`, fewer at the end of the file."""
         return self.buffer[start : start + length]

@@ -11,10 +11,10 @@ from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
 from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
-from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import TensorSpec
 from torchmend.formats.pickles.tree import read_tree, split_paths
+from torchmend.formats.sections import Readable
 from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
 
 LARGEST_PICKLE = 2 << 30
@@ -24,12 +24,12 @@ LARGEST_INFLATED = 256 << 20
 LONGEST_DESCRIPTOR = 24
 
 
-def recognises(file: MappedFile) -> bool:
+def recognises(file: Readable) -> bool:
     """Return whether the file starts like a zip archive."""
     return file.read(0, 4) == LOCAL_MAGIC
 
 
-def read(file: MappedFile) -> Contents:
+def read(file: Readable) -> Contents:
     """Read the archive's directory and its pickle.
 
     Raises:
@@ -58,7 +58,7 @@ def read(file: MappedFile) -> Contents:
     ]
     tensors += [_unknown(joined(path), reason) for path, reason in tree.malformed]
     return Contents(
-        files=(file,),
+        files=(file.mapped,),
         format="torch zip",
         tensors=tuple(tensors),
         scalars=tuple(_placed(scalar, pickled) for scalar in tree.scalars),
@@ -99,7 +99,7 @@ def _gaps(members: list[Member]) -> int:
     return gaps
 
 
-def _is_little_endian(file: MappedFile, member: Member | None) -> bool:
+def _is_little_endian(file: Readable, member: Member | None) -> bool:
     return member is None or read_member(file, member, 64).strip() != b"big"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats.mapped import MappedFile
+from torchmend.formats.sections import Readable
 
 STORED, DEFLATED = 0, 8
 LOCAL_MAGIC = b"PK\x03\x04"
@@ -54,7 +54,7 @@ class Member:
     crc_at: tuple[int, ...]
 
 
-def read_members(file: MappedFile) -> list[Member]:
+def read_members(file: Readable) -> list[Member]:
     """List the archive's members in the order of the central directory.
 
     Raises:
@@ -79,7 +79,7 @@ def _malformed(what: str) -> FileError:
     return FileError(Code.UNREADABLE, f"The zip archive contradicts itself: {what}.", "Use an earlier checkpoint.")
 
 
-def find_directory(file: MappedFile) -> tuple[int, int, int]:
+def find_directory(file: Readable) -> tuple[int, int, int]:
     """Return (members, start, size) of the central directory."""
     tail_start = max(0, file.size - END.size - FULL16)
     tail = file.read(tail_start, file.size - tail_start)
@@ -105,7 +105,7 @@ def find_directory(file: MappedFile) -> tuple[int, int, int]:
     return count, start, size
 
 
-def _read_entry(file: MappedFile, directory: bytes, at: int, start: int) -> tuple[Member, int]:
+def _read_entry(file: Readable, directory: bytes, at: int, start: int) -> tuple[Member, int]:
     fields = CENTRAL.unpack_from(directory, at)
     magic, flags, method, crc = fields[0], fields[3], fields[4], fields[7]
     nbytes, size, name_length, extra_length, comment_length = fields[8:13]
@@ -157,7 +157,7 @@ def _widen(extra: bytes, size: int, nbytes: int, header: int) -> tuple[int, int,
     return size, nbytes, header
 
 
-def _local_header(file: MappedFile, at: int, name: str) -> tuple[int, int]:
+def _local_header(file: Readable, at: int, name: str) -> tuple[int, int]:
     """Return where the member's bytes start, and the CRC-32 in the local header."""
     local = file.read(at, LOCAL.size)
     if len(local) < LOCAL.size or local[:4] != LOCAL_MAGIC:
@@ -166,7 +166,7 @@ def _local_header(file: MappedFile, at: int, name: str) -> tuple[int, int]:
     return at + LOCAL.size + fields[9] + fields[10], fields[6]
 
 
-def read_member(file: MappedFile, member: Member, limit: int) -> bytes:
+def read_member(file: Readable, member: Member, limit: int) -> bytes:
     """Return a member's bytes, inflated if need be.
 
     Raises:
@@ -188,7 +188,7 @@ def read_member(file: MappedFile, member: Member, limit: int) -> bytes:
     return inflated
 
 
-def inflated_pieces(file: MappedFile, member: Member, limit: int) -> Iterator[bytes]:
+def inflated_pieces(file: Readable, member: Member, limit: int) -> Iterator[bytes]:
     """Yield the inflated bytes of a deflated member, in pieces of a megabyte at most.
 
     Args:
