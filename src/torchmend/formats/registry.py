@@ -5,19 +5,18 @@ from pathlib import Path
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import safetensors, torch_zip
+from torchmend.formats import legacy_stream, safetensors, torch_zip
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 
 _FORMATS: tuple[tuple[Callable[[MappedFile], bool], Callable[[MappedFile], Contents]], ...] = (
     (torch_zip.recognises, torch_zip.read),
+    (legacy_stream.recognises, legacy_stream.read),
     (safetensors.recognises, safetensors.read),
 )
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 """What checkpoint files are usually called; only used to pick files out of folders."""
-
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def read_contents(path: Path) -> Contents:
@@ -38,15 +37,9 @@ def read_contents(path: Path) -> Contents:
 
 
 def _unknown(file: MappedFile) -> FileError:
-    if file.read(0, len(_LEGACY_MAGIC)) == _LEGACY_MAGIC:
-        return FileError(
-            Code.UNREADABLE,
-            "A legacy checkpoint, in the format that torch wrote before 1.6, which torchmend does not read yet.",
-            "Load it with torch and save it again with torch.save.",
-        )
     start = file.read(0, 8)
     return FileError(
         Code.NOT_A_CHECKPOINT,
-        f"Neither a torch zip nor a safetensors file: it starts with {start!r}.",
+        f"No checkpoint in a format that is known: it starts with {start!r}.",
         "Name a file that torch.save or safetensors wrote.",
     )
