@@ -5,18 +5,18 @@ from pathlib import Path
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import legacy_stream, legacy_tar, safetensors, torch_zip
+from torchmend.formats import archives, legacy_stream, legacy_tar, safetensors
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 
 _FORMATS: tuple[tuple[Callable[[MappedFile], bool], Callable[[MappedFile], Contents]], ...] = (
-    (torch_zip.recognises, torch_zip.read),
+    (archives.recognises, archives.read),
     (legacy_stream.recognises, legacy_stream.read),
     (legacy_tar.recognises, legacy_tar.read),
     (safetensors.recognises, safetensors.read),
 )
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz")
 """What checkpoint files are usually called; only used to pick files out of folders."""
 
 
