@@ -80,7 +80,7 @@ def sidecar_of(output: Path) -> Path:
 
 def is_repaired(path: Path) -> bool:
     """Return whether a file is a repaired copy: some of its values may be predictions, so it is no donor."""
-    return any(each.stem.endswith(FIXED) or record_of(each).exists() for each in (path, path.parent))
+    return path.stem.endswith(FIXED) or any(record_of(each).exists() for each in (path, path.parent) if each.name)
 
 
 def healthy_siblings(path: Path, needed: Iterable[TensorRef]) -> tuple[Path, ...]:
