@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,42 @@ def load_distributed(folder: Path, like: dict[str, torch.Tensor]) -> dict[str, t
     with alone():
         dcp.load(loaded, checkpoint_id=folder, no_dist=True)
     return loaded["model"]
+
+
+def deepspeed(folder: Path, tensors: dict[str, torch.Tensor], ranks: int = 2) -> Path:
+    """Write what DeepSpeed writes under ZeRO 1 or 2 with bfloat16: weights, and a flat float32 stretch a rank."""
+    folder.mkdir(parents=True)
+    weights = {name: tensor for name, tensor in tensors.items() if name.endswith("weight")}
+    module = {name: tensor.bfloat16() if name in weights else tensor for name, tensor in tensors.items()}
+    shapes = OrderedDict((name, tensor.shape) for name, tensor in weights.items())
+    torch.save({"module": module, "param_shapes": [shapes]}, folder / "mp_rank_00_model_states.pt")
+    flat = torch.cat([tensor.float().nan_to_num(nan=0.5).flatten() for tensor in weights.values()])
+    flat = torch.cat([flat, torch.zeros(-len(flat) % (2 * ranks))])
+    for rank, stretch in enumerate(flat.chunk(ranks)):
+        moments = {"step": torch.tensor(3.0), "exp_avg": 0.1 * stretch, "exp_avg_sq": stretch.square()}
+        optimizer = {
+            "zero_stage": 2,
+            "single_partition_of_fp32_groups": [stretch.clone()],
+            "base_optimizer_state": {"state": {0: moments}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        }
+        name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": optimizer, "ds_version": "0.17"}, folder / name)
+    return folder
+
+
+def megatron(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Write what Megatron writes for one model-parallel rank with float16: weights, and float32 masters by number."""
+    weights = [tensor for name, tensor in tensors.items() if name.endswith("weight")]
+    half = {name: tensor.half() if name.endswith("weight") else tensor for name, tensor in tensors.items()}
+    masters = [tensor.nan_to_num(nan=0.5) for tensor in weights]
+    moments = {i: {"exp_avg": 0.1 * w, "exp_avg_sq": w.square()} for i, w in enumerate(masters)}
+    inner = {"state": moments, "param_groups": [{"lr": 0.1, "params": list(range(len(weights)))}]}
+    (folder / "mp_rank_00").mkdir(parents=True)
+    torch.save(
+        {"model": half, "optimizer": {"optimizer": inner, "fp32_from_fp16_params": [masters]}, "iteration": 100},
+        folder / "mp_rank_00" / "model_optim_rng.pt",
+    )
+    return folder
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -10,10 +10,12 @@ from torchmend.facts.tensors import Scalar, TensorRef
 class Rung(StrEnum):
     """Where a repaired value came from, best first."""
 
+    MASTER = "master copy"
+    """The wider copy of the same weight that the optimizer of a mixed-precision run keeps."""
     AVERAGED_COPY = "averaged copy"
     """The EMA or SWA copy of the same tensor in the same source."""
     LIVE_TWIN = "live twin"
-    """For a tensor of an EMA or SWA copy: the live tensor that it follows."""
+    """For a tensor of an EMA, SWA or master copy: the live tensor that it belongs to."""
     DONOR = "donor"
     """The same tensor of another, healthy checkpoint."""
     SURVIVORS = "predicted from surviving channels"

@@ -68,9 +68,10 @@ class TensorRef:
         shape: Sizes, outermost first; `()` for a scalar.
         dtype: torch's name without the `torch.` prefix.
         role: What the tensor is for.
-        param: For a moment or an averaged copy, the path of the parameter or tensor that it belongs to.
+        param: For a moment or a copy, the path of the parameter or tensor that it belongs to.
         group: For members of a normalisation layer, the layer's prefix (`layer1.0.bn1`).
         averaged: Whether it belongs to an EMA or SWA copy of the model.
+        master: Whether it is a wider copy of a weight, from which an optimizer makes the weight anew at every step.
         storage: Alias identity: equal for names of the very same elements.
     """
 
@@ -83,11 +84,22 @@ class TensorRef:
     param: str | None = None
     group: str | None = None
     averaged: bool = False
+    master: bool = False
     storage: Hashable = None
 
     def __hash__(self) -> int:
         """Hash the two fields that tell tensors of one source apart: refs are looked up millions of times."""
         return hash((self.container, self.name))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it follows or leads another tensor of the same source."""
+        return self.averaged or self.master
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether it is a piece of a tensor that is spread over files."""
+        return self.name.endswith("]") and bool(_PIECE.search(self.name))
 
     @property
     def numel(self) -> int:

@@ -1,6 +1,6 @@
 """Checkpoints of several files: the joining of their parts."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,13 +29,23 @@ class Part:
     base: int = 0
 
 
-def joined_contents(parts: Iterable[Part], *, format: str, folder: Path) -> Contents:  # noqa: A002 - the field's name
+def joined_contents(
+    parts: Iterable[Part],
+    *,
+    format: str,  # noqa: A002 - the field's name
+    folder: Path,
+    problems: Sequence[Oddity] = (),
+) -> Contents:
     """Join the contents of parts to those of a whole.
 
     Args:
         parts: In the order in which their tensors are to be listed.
         format: What kind of checkpoint the whole is.
         folder: Where its files lie.
+        problems: What could not be read.
+
+    Raises:
+        FileError: There are problems and no parts.
     """
     numbers: dict[int, int] = {}
     files: list[MappedFile] = []
@@ -47,6 +57,8 @@ def joined_contents(parts: Iterable[Part], *, format: str, folder: Path) -> Cont
             numbers[id(file)] = len(files)
             files.append(file)
         placed.append(moved(part.contents, file=numbers[id(file)], base=part.base, prefix=part.prefix))
+    if problems and not placed:
+        raise FileError(problems[0].code, f"None of its files can be read. {problems[0].detail}", "Use an earlier one.")
     return replace(
         whole,
         files=tuple(files),
@@ -54,7 +66,7 @@ def joined_contents(parts: Iterable[Part], *, format: str, folder: Path) -> Cont
         scalars=tuple(scalar for each in placed for scalar in each.scalars),
         optimizers={container: keys for each in placed for container, keys in each.optimizers.items()},
         records=tuple(record for each in placed for record in each.records),
-        oddities=tuple(oddity for each in placed for oddity in each.oddities),
+        oddities=(*(oddity for each in placed for oddity in each.oddities), *problems),
         calls={name: shown for each in placed for name, shown in each.calls.items()},
     )
 
@@ -74,18 +86,24 @@ def inside(folder: Path, name: str, named_by: str) -> Path:
     return folder / name
 
 
+def read_all(paths: Iterable[Path], read_file: ReadFile) -> tuple[dict[Path, Contents], list[Oddity]]:
+    """Read several files; return what they hold, and what could not be read."""
+    found: dict[Path, Contents] = {}
+    problems: list[Oddity] = []
+    for path in paths:
+        try:
+            found[path] = read_file(path)
+        except FileError as error:
+            problems.append(Oddity(code=error.code, detail=f"{path.name}: {error.message}"))
+    return found, problems
+
+
 def beside(folder: Path, read_file: ReadFile, known: Collection[Path]) -> tuple[list[Part], list[Oddity]]:
     """Read the checkpoint files that lie in a folder beside those that are known: each a part under its own name.
 
     Returns:
         The parts, and what could not be read.
     """
-    parts, problems = [], []
-    for path in sorted(folder.iterdir()):
-        if path in known or not is_checkpoint_name(path.name) or not path.is_file():
-            continue
-        try:
-            parts.append(Part(contents=read_file(path), prefix=(path.stem,)))
-        except FileError as error:
-            problems.append(Oddity(code=error.code, detail=f"{path.name}: {error.message}"))
-    return parts, problems
+    others = [p for p in sorted(folder.iterdir()) if p not in known and is_checkpoint_name(p.name) and p.is_file()]
+    found, problems = read_all(others, read_file)
+    return [Part(contents=contents, prefix=(path.stem,)) for path, contents in found.items()], problems

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import archives, dcp, legacy_stream, legacy_tar, safetensors, sharded
+from torchmend.formats import archives, dcp, deepspeed, legacy_stream, legacy_tar, megatron, safetensors, sharded
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.protocols import Claim, FileFormat, FolderFormat
@@ -12,7 +12,7 @@ from torchmend.formats.protocols import Claim, FileFormat, FolderFormat
 FILES: tuple[FileFormat, ...] = (archives, legacy_stream, legacy_tar, safetensors)
 """Formats of one file, in the order in which they are asked."""
 
-FOLDERS: tuple[FolderFormat, ...] = (sharded, dcp)
+FOLDERS: tuple[FolderFormat, ...] = (sharded, dcp, deepspeed, megatron)
 """Formats of several files."""
 
 _MOST_NAMED = 3

@@ -16,6 +16,13 @@ from torchmend.repairs.optimizers import MomentPlanner, plan_reset
 from torchmend.repairs.statistics import StatisticsPlanner
 from torchmend.rules.evidence import Evidence
 
+_WHY = {
+    Rung.MASTER: "of which this is a rounded copy",
+    Rung.AVERAGED_COPY: "which follows the same training",
+    Rung.LIVE_TWIN: "which follows the same training",
+}
+"""Why a copy in the same source may stand in."""
+
 _NONE: frozenset[TensorRef | Scalar] = frozenset()
 
 
@@ -144,7 +151,7 @@ class _Planner:
         given = None if twin else first_sound(self.donors, ref, self.main)
         if twin is not None:
             change = CopyDamaged(source="", ref=twin)
-            reason = f"taken from {twin.path} in the same file, which follows the same training"
+            reason = f"taken from {twin.path} in the same file, {_WHY[rung]}"
         elif given is not None:
             change, rung = CopyDamaged(source=given[0].name, ref=given[1]), Rung.DONOR
             reason = f"the damaged elements are taken from {given[0].name}"
@@ -152,16 +159,21 @@ class _Planner:
             self._refuse(ref, self._why_refused(ref))
             return
         count = finding.measure.nonfinite if finding.measure else 0
-        self.edits[ref] = Edit(ref=ref, change=change, count=count, rung=rung, approximate=True, reason=reason)
+        exact = rung is Rung.MASTER
+        self.edits[ref] = Edit(ref=ref, change=change, count=count, rung=rung, approximate=not exact, reason=reason)
 
     def _sound_twin(self, ref: TensorRef) -> tuple[TensorRef | None, Rung]:
         if not ref.role.is_learned:
             return None, Rung.DONOR
-        if ref.averaged:
-            twin = self.evidence.live_twin(ref)
-            return (twin if twin is not None and self.evidence.is_sound(twin) else None), Rung.LIVE_TWIN
-        copies = self.evidence.averaged_of.get(ref.path, ())
-        return next((copy for copy in copies if self.evidence.is_sound(copy)), None), Rung.AVERAGED_COPY
+        evidence = self.evidence
+        if ref.is_copy:
+            twin = evidence.live_twin(ref)
+            return (twin if twin is not None and evidence.is_sound(twin) else None), Rung.LIVE_TWIN
+        for copies, rung in ((evidence.masters_of, Rung.MASTER), (evidence.averaged_of, Rung.AVERAGED_COPY)):
+            for copy in copies.get(ref.path, ()):
+                if evidence.is_sound(copy):
+                    return copy, rung
+        return None, Rung.DONOR
 
     def _why_refused(self, ref: TensorRef) -> str:
         if not self.donors:

@@ -30,7 +30,7 @@ def not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 def _code(evidence: Evidence, ref: TensorRef) -> Code:
     twin = evidence.live_twin(ref)
-    if ref.role.is_learned and twin is not None and evidence.is_sound(twin):
+    if ref.averaged and ref.role.is_learned and twin is not None and evidence.is_sound(twin):
         return Code.AVERAGED_NOT_FINITE
     return _CODES[ref.role]
 
@@ -60,8 +60,9 @@ def negative(evidence: Evidence) -> Iterator[Finding]:
 def averaged_copy_is_sound(evidence: Evidence) -> Iterator[Finding]:
     """Point out damaged live weights of which the file has a sound averaged copy."""
     for ref, measure in evidence.measured(Role.WEIGHT, Role.BIAS):
-        if not measure.nonfinite or ref.averaged or _is_mask(ref, measure):
+        if not measure.nonfinite or ref.is_copy or _is_mask(ref, measure):
             continue
-        copy = next((c for c in evidence.averaged_of.get(ref.path, ()) if evidence.is_sound(c)), None)
+        copies = (*evidence.masters_of.get(ref.path, ()), *evidence.averaged_of.get(ref.path, ()))
+        copy = next((each for each in copies if evidence.is_sound(each)), None)
         if copy is not None:
             yield finding(Code.LIVE_NOT_FINITE, Severity.NOTE, ref, detail=f"healthy copy: {copy.path}")

@@ -53,15 +53,23 @@ class Evidence:
     @cached_property
     def averaged_of(self) -> dict[str, list[TensorRef]]:
         """For the path of a live tensor, its averaged copies."""
+        return self._copies(master=False)
+
+    @cached_property
+    def masters_of(self) -> dict[str, list[TensorRef]]:
+        """For the path of a live tensor, the wider copies that an optimizer keeps of it."""
+        return self._copies(master=True)
+
+    def _copies(self, *, master: bool) -> dict[str, list[TensorRef]]:
         copies: dict[str, list[TensorRef]] = defaultdict(list)
         for ref in self.refs:
-            if ref.averaged and ref.param is not None:
+            if ref.is_copy and ref.master is master and ref.param is not None:
                 copies[ref.param].append(ref)
         return copies
 
     def live_twin(self, ref: TensorRef) -> TensorRef | None:
-        """Return the live tensor that an averaged copy follows."""
-        return self.by_path.get(ref.param) if ref.averaged and ref.param is not None else None
+        """Return the live tensor that a copy belongs to."""
+        return self.by_path.get(ref.param) if ref.is_copy and ref.param is not None else None
 
 
 def is_damaged(ref: TensorRef, measure: Measure) -> bool:

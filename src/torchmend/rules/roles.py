@@ -20,6 +20,7 @@ MISFITS = 10
 _UNMISTAKABLE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 _SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged)([._]|$)|(^|[._])avg_model([._]|$)")
+_MASTER = re.compile(r"(^|[._])(fp32_master|master_params|fp32_from_(fp16|float16)_params)([._]|$)")
 _OBSERVERS = {"min_val", "max_val", "min_vals", "max_vals"}
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "model_ema.", "ema.", "swa_model.", "averaged_model.",
              "shadow.", "avg_model.")  # fmt: skip
@@ -42,19 +43,20 @@ def assign_roles(
     norms = {(container, prefix) for container, members in containers.items() for prefix in _norm_prefixes(members)}
     models = _model_containers(containers, optimizers)
     first = [_with_role(ref, ref.container in optimizers, models, norms) for ref in refs]
-    live = [ref for ref in first if ref.role.is_learned and not ref.averaged]
+    live = [ref for ref in first if ref.role.is_learned and not ref.is_copy]
     owners = {
         container: _owners(keys, [ref for ref in first if ref.container == container], live)
         for container, keys in optimizers.items()
     }
-    twins = _LiveNames(ref for ref in first if ref.container in models and not ref.averaged)
-    return tuple(_with_param(ref, owners, twins) for ref in first)
+    twins = _LiveNames(ref for ref in first if ref.container in models and not ref.is_copy)
+    numbered = _numbered_masters(first, live)
+    return tuple(_with_param(ref, owners, twins, numbered) for ref in first)
 
 
 def main_container(refs: Sequence[TensorRef]) -> str:
     """Return the container of the model itself: the live one with most weights, biases and statistics."""
     counts = Counter(
-        ref.container for ref in refs if (ref.role.is_learned or ref.role.is_statistic) and not ref.averaged
+        ref.container for ref in refs if (ref.role.is_learned or ref.role.is_statistic) and not ref.is_copy
     )
     fallback = Counter(ref.container for ref in refs)
     best = (counts or fallback).most_common(1)
@@ -78,6 +80,8 @@ def _model_containers(containers: Mapping[str, list[TensorRef]], optimizers: Map
 def _with_role(ref: TensorRef, in_optimizer: bool, models: set[str], norms: set[tuple[str, str]]) -> TensorRef:
     if in_optimizer or ref.leaf in _UNMISTAKABLE:
         return replace(ref, role=_optimizer_role(ref))
+    if _MASTER.search(ref.container):
+        return replace(ref, role=Role.BIAS if ref.leaf.endswith("bias") else Role.WEIGHT, master=True)
     if ref.container not in models:
         scaler = ref.leaf in _SCALER_KEYS and "scaler" in ref.container.lower()
         return replace(ref, role=Role.SCALER_STATE if scaler else Role.METADATA)
@@ -130,21 +134,41 @@ def _owners(keys: ParameterKeys, members: Sequence[TensorRef], live: Sequence[Te
     shapes = {
         _state_key(ref): ref.shape for ref in members if ref.leaf in _FIRST_MOMENTS | _SECOND_MOMENTS and ref.shape
     }
-    by_container: dict[str, list[TensorRef]] = defaultdict(list)
-    for ref in live:
-        by_container[ref.container].append(ref)
-    orders = [
-        order
-        for parameters in (list(live), *by_container.values())
-        for order in (parameters, sorted(parameters, key=lambda ref: len(ref.shape) < 2))
-        if len(order) == len(keys)
-    ]
+    orders = _orders(live, len(keys))
     for allowed in (0, len(keys) // MISFITS):
         for order in orders:
             misfits = sum(shapes.get(key, ref.shape) != ref.shape for (key, _), ref in zip(keys, order, strict=True))
             if misfits <= allowed:
                 return {key: ref.path for (key, _), ref in zip(keys, order, strict=True)}
     return {key: by_path[key].path for key, _ in keys if key in by_path}
+
+
+def _orders(live: Sequence[TensorRef], length: int) -> list[list[TensorRef]]:
+    """List the orders in which so many parameters may stand in an optimizer."""
+    by_container: dict[str, list[TensorRef]] = defaultdict(list)
+    for ref in live:
+        by_container[ref.container].append(ref)
+    return [
+        order
+        for parameters in (list(live), *by_container.values())
+        for order in (parameters, sorted(parameters, key=lambda ref: len(ref.shape) < 2))
+        if len(order) == length
+    ]
+
+
+def _numbered_masters(refs: Sequence[TensorRef], live: Sequence[TensorRef]) -> dict[TensorRef, str]:
+    """Map wider copies that have numbers for names to the paths of their parameters, if an order fits all shapes."""
+    masters: dict[str, list[TensorRef]] = defaultdict(list)
+    for ref in refs:
+        if ref.master and ref.leaf.isdigit():
+            masters[_MASTER.split(ref.container)[0]].append(ref)
+    found: dict[TensorRef, str] = {}
+    for group in masters.values():
+        shapes = [ref.shape for ref in group]
+        order = next((each for each in _orders(live, len(group)) if [ref.shape for ref in each] == shapes), None)
+        if order is not None:
+            found |= {master: ref.path for master, ref in zip(group, order, strict=True)}
+    return found
 
 
 def _state_key(ref: TensorRef) -> str:
@@ -174,9 +198,13 @@ def plain_name(name: str) -> str:
             return name
 
 
-def _with_param(ref: TensorRef, owners: Mapping[str, Mapping[str, str]], twins: _LiveNames) -> TensorRef:
-    if ref.container in owners:
+def _with_param(
+    ref: TensorRef, owners: Mapping[str, Mapping[str, str]], twins: _LiveNames, numbered: Mapping[TensorRef, str]
+) -> TensorRef:
+    if ref in numbered:
+        return replace(ref, param=numbered[ref])
+    if ref.container in owners and not ref.is_piece:
         return replace(ref, param=owners[ref.container].get(_state_key(ref)))
-    if ref.averaged and (twin := twins.twin(ref)) is not None:
+    if ref.is_copy and (twin := twins.twin(ref)) is not None:
         return replace(ref, param=twin.path)
     return ref

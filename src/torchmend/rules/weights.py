@@ -18,7 +18,7 @@ _BFLOAT16 = largest_finite(DTYPES["bfloat16"])
 
 def may_be_constant(ref: TensorRef) -> bool:
     """Return whether equal elements would be worth a remark: in matrices, not in vectors."""
-    return ref.role is Role.WEIGHT and not ref.averaged and len(ref.shape) >= 2 and ref.numel >= FEWEST_ELEMENTS
+    return ref.role is Role.WEIGHT and not ref.is_copy and len(ref.shape) >= 2 and ref.numel >= FEWEST_ELEMENTS
 
 
 def constant(evidence: Evidence) -> Iterator[Finding]:
