@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from strategies import quick
 from torchmend.facts.errors import FileError
+from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles import machine, rebuild, state
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.rebuild import _REBUILDERS
@@ -548,3 +549,46 @@ def test_a_number_made_of_deeply_nested_lists_crashes_nothing() -> None:
 def test_a_sparse_tensor_whose_parts_are_not_understood_is_not_passed_over(parts: tuple[object, ...]) -> None:
     layout = Call(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))
     assert len(read_tree([Call(SPARSE, (layout, parts))]).malformed) == 1
+
+
+# Several pickles in one buffer, mapped or not
+
+
+def test_another_run_reads_the_pickle_that_follows_with_a_memo_of_its_own() -> None:
+    both = Machine(pickle.dumps(["a", "a"], 4) + pickle.dumps(["b", "b"], 4))
+    assert [both.run(), both.run()] == [["a", "a"], ["b", "b"]]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_mapped_file_reads_as_its_bytes_do(tmp_path: Path, protocol: int) -> None:
+    value = {"text": "a\nb", "number": 7, "float": 0.5, "list": [1, None, True], "long": 1 << 70}
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"before" + pickle.dumps(value, protocol) + b"behind")
+    with MappedFile(path) as file:
+        mapped = Machine(file.buffer, start=6)
+        assert mapped.run() == value
+        assert file.read(mapped.state.position, 6) == b"behind"
+
+
+def test_what_is_named_outside_the_pickle_can_be_put_in_place() -> None:
+    assert Machine(b"\x80\x02X\x01\0\0\0aQ.", persistent=lambda key: key * 3).run() == "aaa"
+
+
+@pytest.mark.parametrize(
+    ("data", "cut"),
+    [(b"", True), (b"\x80\x02X\x09\0\0\0abc", True), (b"Vabc", True), (b"\x80\x02]", True), (b"\x80\x02a.", False)],
+)
+def test_a_pickle_that_was_cut_is_told_from_one_that_is_wrong(data: bytes, cut: bool) -> None:
+    machine = Machine(data)
+    with pytest.raises(FileError):
+        machine.run()
+    assert machine.is_cut == cut
+
+
+def test_the_length_of_a_text_is_accounted_for_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MOST_MEMORY", 1000)
+    monkeypatch.setattr(
+        state.State, "take", lambda self, length: pytest.fail("read") if length > 999 else b"\xd0\7\0\0"
+    )
+    with pytest.raises(FileError, match="asks for too much"):
+        Machine(b"X\xd0\7\0\0" + bytes(2000)).run()

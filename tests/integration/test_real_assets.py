@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from checkpoints import torchmend
-from torchmend.doctor.diagnosing import diagnose_file
-from torchmend.facts.codes import Code
+from torchmend.formats.registry import read_contents
 
 ASSETS = Path(__file__).parents[2] / ".cache" / "assets"
 FILES = sorted(path for path in ASSETS.rglob("*") if path.suffix in (".pt", ".pth", ".safetensors"))
@@ -23,15 +22,16 @@ def test_the_checkpoints_of_all_three_packages_are_there():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ASSETS)))
-def test_a_real_checkpoint_exits_0_even_when_warnings_count(path, tmp_path):
-    outcome = torchmend("diagnose", "--fail-on", "warning", "--verify-crc", readable(path, tmp_path))
+def test_a_real_checkpoint_exits_0_even_when_warnings_count(path):
+    outcome = torchmend("diagnose", "--fail-on", "warning", "--verify-crc", path)
     assert outcome.rc == 0, outcome.stdout
 
 
-def readable(path: Path, tmp_path: Path) -> Path:
-    """Return the file itself, or for a legacy one the same tensors as torch saves them today."""
-    findings = diagnose_file(path).findings
-    if not any(f.code is Code.UNREADABLE and "legacy" in f.message for f in findings):
-        return path
-    torch.save(torch.load(path, map_location="cpu", weights_only=True), tmp_path / "converted.pth")
-    return tmp_path / "converted.pth"
+@pytest.mark.parametrize("path", [p for p in FILES if p.suffix in (".pt", ".pth")], ids=lambda path: path.name)
+def test_a_real_legacy_checkpoint_is_read_as_torch_loads_it(path):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    contents = read_contents(path)
+    assert contents.format == "legacy torch stream"
+    assert [tensor.name for tensor in contents.tensors] == list(state)
+    assert all(t.raw(contents.files).tobytes() == state[t.name].numpy().tobytes() for t in contents.tensors)
+    contents.close()

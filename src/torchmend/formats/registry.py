@@ -4,18 +4,17 @@ from pathlib import Path
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import dcp, safetensors, sharded, torch_zip
+from torchmend.formats import dcp, legacy_stream, safetensors, sharded, torch_zip
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.protocols import Claim, FileFormat, FolderFormat
 
-FILES: tuple[FileFormat, ...] = (torch_zip, safetensors)
+FILES: tuple[FileFormat, ...] = (torch_zip, legacy_stream, safetensors)
 """Formats of one file, in the order in which they are asked."""
 
 FOLDERS: tuple[FolderFormat, ...] = (sharded, dcp)
 """Formats of several files."""
 
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MOST_NAMED = 3
 
 
@@ -67,15 +66,9 @@ def _claim(path: Path) -> tuple[Claim, FolderFormat] | None:
 
 
 def _unknown(file: MappedFile) -> FileError:
-    if file.read(0, len(_LEGACY_MAGIC)) == _LEGACY_MAGIC:
-        return FileError(
-            Code.UNREADABLE,
-            "A legacy checkpoint, in the format that torch wrote before 1.6, which torchmend does not read yet.",
-            "Load it with torch and save it again with torch.save.",
-        )
     start = file.read(0, 8)
     return FileError(
         Code.NOT_A_CHECKPOINT,
-        f"Neither a torch zip nor a safetensors file: it starts with {start!r}.",
+        f"No checkpoint in a format that is known: it starts with {start!r}.",
         "Name a file that torch.save or safetensors wrote.",
     )

@@ -6,41 +6,48 @@ opcodes are limited.
 """
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
+from torchmend.formats.mapped import Buffer
 from torchmend.formats.pickles.opcodes import STOP, bind
-from torchmend.formats.pickles.records import Call
-from torchmend.formats.pickles.state import State
+from torchmend.formats.pickles.records import Call, Persistent
+from torchmend.formats.pickles.state import CutError, State
 
 MOST_OPCODES = 100_000_000
 
 
 class Machine:
-    """Interpret one pickle.
+    """Interpret a pickle, or several that stand back to back.
 
     Args:
         data: The bytes; what follows the pickle's end is left alone.
         start: Where the pickle begins.
+        persistent: Turns what names something outside the pickle into what stands for it.
     """
 
-    def __init__(self, data: bytes, start: int = 0) -> None:
-        self.state = State(data, start)
+    def __init__(self, data: Buffer, start: int = 0, persistent: Callable[[Any], Any] = Persistent) -> None:
+        self.state = State(data, start, persistent)
         self.handlers = bind(self.state)
+        self.is_cut = False
+        """Whether the last run failed because the bytes ended before the pickle did."""
 
     @property
     def calls(self) -> dict[str, Call]:
-        """The functions that the pickle wanted to call, by dotted name, each with its first call."""
+        """The functions that the pickles so far wanted to call, by dotted name, each with its first call."""
         return self.state.calls
 
     def run(self) -> Any:
-        """Return the pickled object, with inert records in it.
+        """Return the pickled object, with inert records in it; another run reads the pickle that follows.
 
         Raises:
             FileError: The pickle is malformed, cut off, or over a limit.
         """
         state, handlers, data = self.state, self.handlers, self.state.data
+        state.stack.clear()
+        state.memo.clear()
         try:
             for _ in range(MOST_OPCODES):
                 opcode = data[state.position]
@@ -48,6 +55,7 @@ class Machine:
                 if handlers[opcode]() is STOP:
                     return state.pop()
         except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:
+            self.is_cut = isinstance(error, CutError) or state.position >= len(data)
             detail = f"{type(error).__name__} at byte {state.position:,} of {len(data):,}"
             raise FileError(
                 Code.UNREADABLE,

@@ -91,9 +91,9 @@ def _numbers(m: State) -> _Group:
 def _strings(m: State) -> _Group:
     def counted(layout: struct.Struct, convert: Callable[[bytes], Any]) -> Callable[[], None]:
         def handler() -> None:
-            raw = m.take(m.number(layout))
-            m.spend(60 + len(raw))
-            m.push(convert(raw))
+            length = m.number(layout)
+            m.spend(60 + min(max(length, 0), len(m.data)))  # first: a mapped file may be larger than memory
+            m.push(convert(m.take(length)))
 
         return handler
 
@@ -235,8 +235,8 @@ def _objects(m: State) -> _Group:
         "\x81": new,
         "\x92": new_with_keywords,
         "b": build,
-        "P": lambda: m.create(Persistent(_text(m.line()))),
-        "Q": lambda: m.create(Persistent(m.pop())),
+        "P": lambda: m.create(m.persistent(_text(m.line()))),
+        "Q": lambda: m.create(m.persistent(m.pop())),
         "\x97": lambda: m.create(Persistent("out-of-band buffer")),
         "\x98": lambda: None,
     }

@@ -91,21 +91,31 @@ def _torch_dtype(value: Any) -> DType:
     return DTYPES[name]
 
 
-def _storage(value: Any) -> tuple[StorageSpec, DType | None]:
-    """Read ('storage', type, key, location, numel, ...); untyped storages give no element type."""
+def storage_of(value: Any) -> tuple[StorageSpec, DType | None]:
+    """Read ('storage', type, key, location, numel[, view]); untyped storages give no element type.
+
+    Raises:
+        MalformedError: It is no reference to a storage.
+        KeyError: The storage's type is not known.
+    """
     if not isinstance(value, Persistent) or not isinstance(value.key, tuple) or len(value.key) < 5:
         raise MalformedError("not a storage")
-    tag, kind, key, _, numel, *_ = value.key
+    tag, kind, key, _, numel, *rest = value.key
     if tag != "storage" or not isinstance(kind, Global) or not isinstance(key, str | int):
         raise MalformedError("not a storage")
     if kind.name == "UntypedStorage":
         return StorageSpec(key=str(key), nbytes=_whole(numel)), None
     dtype = DTYPES[_STORAGES[kind.name.removesuffix("Storage")]]
-    return StorageSpec(key=str(key), nbytes=_whole(numel) * dtype.itemsize), dtype
+    size = dtype.itemsize
+    view = None
+    if rest and rest[0] is not None:  # before torch 0.4 a storage could be a part of another one
+        _, first, length = rest[0]
+        view = (_whole(first) * size, _whole(length) * size)
+    return StorageSpec(key=str(key), nbytes=_whole(numel) * size, itemsize=size, view=view), dtype
 
 
 def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = None) -> TensorSpec:
-    spec, typed = _storage(storage)
+    spec, typed = storage_of(storage)
     element = _torch_dtype(dtype) if dtype is not None else typed
     if element is None:
         raise MalformedError("an untyped storage without an element type")
@@ -116,9 +126,9 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = Non
 
 
 def _storage_tensor(value: Persistent) -> TensorSpec:
-    spec, typed = _storage(value)
+    spec, typed = storage_of(value)
     dtype = typed or DTYPES["uint8"]
-    numel = spec.nbytes // dtype.itemsize
+    numel = (spec.view[1] if spec.view else spec.nbytes) // dtype.itemsize
     return TensorSpec(dtype=dtype, shape=(numel,), strides=(1,), storage=spec)
 
 

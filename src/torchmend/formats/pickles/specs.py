@@ -17,10 +17,19 @@ class NotNumbersError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSpec:
-    """A storage as a pickle names it."""
+    """A storage as a pickle names it.
+
+    Args:
+        key: Its name in the file.
+        nbytes: Its size.
+        itemsize: Bytes of an element, as the storage's type has it; 1 for an untyped one.
+        view: For a part of a storage, where it begins in the whole and how long it is, in bytes.
+    """
 
     key: str
     nbytes: int
+    itemsize: int = 1
+    view: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,13 @@
 """The state of a pickle that is being read: stream, stack, memo, and a budget of memory."""
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey
+from torchmend.formats.mapped import Buffer
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
 
 MOST_MEMORY = 4 << 30
 """Bytes, by estimate, that the objects of one pickle may take."""
@@ -17,16 +19,22 @@ MARK = object()
 """Lies on the stack where a pickle has put a mark."""
 
 
+class CutError(ValueError):
+    """The pickle goes on beyond the end of the bytes."""
+
+
 class State:
     """The stream, the stack and the memo of a pickle that is being read.
 
     Args:
         data: The bytes; what follows the pickle's end is left alone.
         start: Where the pickle begins.
+        persistent: Turns what names something outside the pickle into what stands for it.
     """
 
-    def __init__(self, data: bytes, start: int = 0) -> None:
+    def __init__(self, data: Buffer, start: int = 0, persistent: Callable[[Any], Any] = Persistent) -> None:
         self.data = data
+        self.persistent = persistent
         self.position = start
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -52,8 +60,10 @@ class State:
     def take(self, length: int) -> bytes:
         """Consume that many bytes."""
         end = self.position + length
-        if length < 0 or end > len(self.data):
-            raise ValueError("claims more bytes than there are")
+        if end > len(self.data):
+            raise CutError("claims more bytes than there are")
+        if length < 0:
+            raise ValueError("claims fewer bytes than none")
         chunk = self.data[self.position : end]
         self.position = end
         return chunk
@@ -64,7 +74,9 @@ class State:
 
     def line(self) -> bytes:
         """Consume up to and including the next newline; return it without."""
-        end = self.data.index(b"\n", self.position)
+        end = self.data.find(b"\n", self.position)  # a mapped file has no `index`
+        if end < 0:
+            raise CutError("a line that does not end")
         text = self.data[self.position : end]
         self.position = end + 1
         return text

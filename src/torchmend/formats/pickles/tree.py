@@ -134,11 +134,12 @@ def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, A
         tree.modules.add(path)
         yield from _module_entries(path, state)
         return
-    if call.pairs:
-        yield from _entries(tree, path, call.pairs)
+    listed = _listed_pairs(call)
+    if pairs := {**listed, **(call.pairs or {})}:
+        yield from _entries(tree, path, pairs)
     if call.items:
         yield from (((*path, i), item) for i, item in enumerate(call.items))
-    if isinstance(call.args, tuple | list):
+    if isinstance(call.args, tuple | list) and not listed:
         yield from (((*path, i), item) for i, item in enumerate(call.args) if not isinstance(item, str))
     if isinstance(state, dict):
         # An OrderedDict's attributes (the `_metadata` of a state dict) are no entries of it.
@@ -147,11 +148,21 @@ def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, A
         yield (*path, "(state)"), state
 
 
+def _listed_pairs(call: Call) -> dict[str | int, Any]:
+    """Return the entries that a call gives to the dictionary it makes: so Python 2 pickles an OrderedDict."""
+    if not call.named("collections.OrderedDict") or not isinstance(call.args, tuple) or len(call.args) != 1:
+        return {}
+    pairs = call.args[0] if isinstance(call.args[0], list) else []
+    if not all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str | int) for p in pairs):
+        return {}
+    return dict(pairs)
+
+
 def _module_entries(path: Path, state: dict[Any, Any]) -> Iterator[tuple[Path, Any]]:
     """List a module's tensors as its `state_dict` would, then whatever else it carries."""
     for attribute in ("_parameters", "_buffers", "_modules"):
         members = state.get(attribute)
-        entries = members.pairs or {} if isinstance(members, Call) else members
+        entries = {**_listed_pairs(members), **(members.pairs or {})} if isinstance(members, Call) else members
         if isinstance(entries, dict):
             yield from (((*path, _component(key)), value) for key, value in entries.items())
     yield from (

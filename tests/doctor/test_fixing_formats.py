@@ -1,0 +1,71 @@
+"""Repairs in the further formats: their own library loads the result, and what the plan does not name is unchanged."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints
+from torchmend.doctor.diagnosing import diagnose_file
+from torchmend.doctor.fixing import FixOptions, fix_file
+from torchmend.doctor.undoing import unfix_file
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Find every tensor and number below dictionaries and lists."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, item in items for k, v in flat(item, f"{path}.{key}".lstrip(".")).items()}
+    return {path: value}
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
+    return type(one) is type(other) and (one == other or (one != one and other != other))
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def changed(before: Any, after: Any) -> set[str]:
+    one, other = flat(before), flat(after)
+    assert one.keys() == other.keys()
+    return {path for path in one if not same(one[path], other[path])}
+
+
+# Legacy torch streams
+
+
+@pytest.fixture
+def legacy(tmp_path) -> Path:
+    path = tmp_path / "run.pth"
+    broken = checkpoints.infinite_second_moment(checkpoints.nan_channels(checkpoints.training_checkpoint()))
+    torch.save({**broken, "best_loss": float("nan")}, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_a_repaired_legacy_file_is_loaded_by_torch_and_differs_only_where_planned(legacy):
+    outcome = fix_file(legacy, FixOptions(metadata=True))
+    before, after = (torch.load(path, weights_only=True) for path in (legacy, outcome.output))
+    named = {edit.ref.path for edit in outcome.plan.edits} | {edit.scalar.dotted for edit in outcome.plan.scalars}
+    assert changed(before, after) == named
+    assert {f"model_state_dict.{checkpoints.MEAN}", "best_loss"} <= named
+    assert diagnose_file(outcome.output).healthy
+
+
+def test_a_repair_of_a_legacy_file_changes_the_damaged_elements_and_nothing_else(legacy):
+    outcome = fix_file(legacy, FixOptions(metadata=True))
+    before, after = (np.frombuffer(path.read_bytes(), dtype=np.uint8) for path in (legacy, outcome.output))
+    assert before.size == after.size
+    elements = sum(edit.count for edit in outcome.plan.edits)
+    assert 0 < np.count_nonzero(before != after) <= 4 * elements + 8 * len(outcome.plan.scalars)
+
+
+def test_a_repair_of_a_legacy_file_can_be_undone(legacy):
+    original = legacy.read_bytes()
+    undone = unfix_file(fix_file(legacy, FixOptions(metadata=True)).output)
+    assert undone.output.read_bytes() == original
