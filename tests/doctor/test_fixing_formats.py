@@ -1,5 +1,6 @@
 """Repairs in the further formats: their own library loads the result, and what the plan does not name is unchanged."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import checkpoints
+import old_files
 from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.doctor.undoing import unfix_file
@@ -69,3 +71,20 @@ def test_a_repair_of_a_legacy_file_can_be_undone(legacy):
     original = legacy.read_bytes()
     undone = unfix_file(fix_file(legacy, FixOptions(metadata=True)).output)
     assert undone.output.read_bytes() == original
+
+
+# Legacy tar archives
+
+
+def test_a_repaired_legacy_tar_is_loaded_by_torch_and_differs_only_where_planned(tmp_path):
+    state = {"c.weight": np.ones((4, 2), "f4"), "b.running_mean": np.array([0.1, np.inf, 0.3, 0.2], "f4"),
+             "b.running_var": np.array([1.0, 1.1, 0.9, -1], "f4"), "loss": float("nan")}  # fmt: skip
+    path = old_files.tar_at(tmp_path / "run.pth", state)
+    outcome = fix_file(path, FixOptions(metadata=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tar archives are extracted without a filter
+        before, after = (torch.load(each, weights_only=False) for each in (path, outcome.output))
+    assert changed(before, after) == {"b.running_mean", "b.running_var", "loss"}
+    assert diagnose_file(outcome.output).healthy
+    old, new = (np.frombuffer(each.read_bytes(), dtype=np.uint8) for each in (path, outcome.output))
+    assert np.count_nonzero(old != new) <= 2 * 4 + 8

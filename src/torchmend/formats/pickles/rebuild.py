@@ -179,6 +179,14 @@ def _from_type(call: Call) -> list[TensorSpec] | None:
     return tensors_of(Call(func, args))
 
 
+def _from_variable(call: Call) -> list[TensorSpec] | None:
+    """Describe a parameter of torch before 0.4, whose tensor is its first argument or the first part of its state."""
+    for part in (call.args, call.state):
+        if isinstance(part, tuple) and part and isinstance(part[0], Call | Persistent):
+            return tensors_of(part[0])
+    return None
+
+
 def _from_meta(call: Call) -> list[TensorSpec]:
     dtype, size, stride = call.args[:3]
     return [
@@ -205,6 +213,8 @@ _REBUILDERS: dict[str, Callable[[Call], list[TensorSpec] | None]] = {
     _UTILS + "_rebuild_sparse_csr_tensor": _from_sparse,
     _UTILS + "_rebuild_nested_tensor": _from_nested,
     _UTILS + "_rebuild_meta_tensor_no_storage": _from_meta,
+    "torch.nn.parameter.Parameter": _from_variable,
+    "torch.autograd.variable.Variable": _from_variable,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch._tensor._rebuild_from_type": _from_type,
     **arrays.REBUILDERS,
