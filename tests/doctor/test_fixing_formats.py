@@ -1,6 +1,7 @@
 """Repairs in the further formats: their own library loads the result, and what the plan does not name is unchanged."""
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,36 @@ def test_a_repaired_legacy_tar_is_loaded_by_torch_and_differs_only_where_planned
     assert diagnose_file(outcome.output).healthy
     old, new = (np.frombuffer(each.read_bytes(), dtype=np.uint8) for each in (path, outcome.output))
     assert np.count_nonzero(old != new) <= 2 * 4 + 8
+
+
+# NumPy archives
+
+
+@pytest.mark.parametrize(("order", "layout"), [("<", "C"), (">", "C"), ("<", "F"), (">", "F")])
+def test_a_repaired_npz_is_loaded_by_numpy_and_differs_only_where_planned(tmp_path, order, layout):
+    mean = np.array([0.1, np.inf, 0.3, 0.2], f"{order}f4")
+    var = np.array([1.0, 1.1, 0.9, -1], f"{order}f8")
+    arrays = {"c.weight": np.asarray(np.arange(1, 9.0).reshape(4, 2), f"{order}f4", order=layout),
+              "b.running_mean": mean, "b.running_var": var, "note": np.array("text")}  # fmt: skip
+    path = tmp_path / "run.npz"
+    np.savez(path, **arrays)
+    outcome = fix_file(path)
+    with np.load(path) as before, np.load(outcome.output) as after:
+        assert list(before) == list(after)
+        assert {n for n in before if before[n].tobytes() != after[n].tobytes()} == {"b.running_mean", "b.running_var"}
+        assert np.flatnonzero(after["b.running_mean"] != mean).tolist() == [1]
+        assert np.flatnonzero(after["b.running_var"] != var).tolist() == [3]
+    assert diagnose_file(outcome.output, verify_checksums=True).healthy
+    with zipfile.ZipFile(outcome.output) as archive:
+        assert archive.testzip() is None
+
+
+def test_damage_inside_a_weight_in_fortran_order_is_mended_in_its_place(tmp_path):
+    weight = np.asfortranarray(np.arange(1, 13.0, dtype="f4").reshape(3, 4))
+    donor, path = tmp_path / "donor.npz", tmp_path / "run.npz"
+    np.savez(donor, w=weight)
+    broken = weight.copy(order="F")
+    broken[1, 2] = np.nan
+    np.savez(path, w=broken)
+    outcome = fix_file(path, FixOptions(donors=(donor,)))
+    assert outcome.output.read_bytes() == donor.read_bytes()

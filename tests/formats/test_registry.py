@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import quick
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import registry, torch_zip
+from torchmend.formats import archives, registry
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.registry import SUFFIXES, read_contents
 
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_read_is_closed_again(tmp_path: Path, monkeypatch:
 
 
 def test_a_format_that_is_listed_first_is_asked_first(tmp_path: Path) -> None:
-    assert registry._FORMATS[0] == (torch_zip.recognises, torch_zip.read)
+    assert registry._FORMATS[0] == (archives.recognises, archives.read)
 
 
 @quick

@@ -24,6 +24,7 @@ from torchmend.formats.pickles.records import Call, OpaqueKey
 from torchmend.formats.pickles.specs import MalformedError, sizes
 from torchmend.formats.protocols import Claim, ReadFile
 from torchmend.formats.sections import Section
+from torchmend.formats.zips import read_members
 
 METADATA = ".metadata"
 LARGEST_METADATA = 1 << 30
@@ -153,7 +154,8 @@ class _Reader:
             detail = f"{joined(item.labelled)} and {joined(other.labelled)} in {item.file}"
             self.oddities.append(Oddity(code=Code.OVERLAPPING, detail=detail))
             raise MalformedError(f"its bytes overlap those of {joined(other.labelled)}")
-        contents = torch_zip.read(Section(file, item.start, item.nbytes))
+        section = Section(file, item.start, item.nbytes)
+        contents = torch_zip.read(section, read_members(section))
         if item.offsets is None:
             return Part(contents=contents, base=item.start, prefix=item.path)
         if len(contents.tensors) != 1:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import dcp, legacy_stream, legacy_tar, safetensors, sharded, torch_zip
+from torchmend.formats import archives, dcp, legacy_stream, legacy_tar, safetensors, sharded
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.protocols import Claim, FileFormat, FolderFormat
 
-FILES: tuple[FileFormat, ...] = (torch_zip, legacy_stream, legacy_tar, safetensors)
+FILES: tuple[FileFormat, ...] = (archives, legacy_stream, legacy_tar, safetensors)
 """Formats of one file, in the order in which they are asked."""
 
 FOLDERS: tuple[FolderFormat, ...] = (sharded, dcp)

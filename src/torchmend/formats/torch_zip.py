@@ -15,7 +15,7 @@ from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import TensorSpec
 from torchmend.formats.pickles.tree import read_tree, split_paths
 from torchmend.formats.sections import Readable
-from torchmend.formats.zips import LOCAL_MAGIC, STORED, Member, read_member, read_members
+from torchmend.formats.zips import STORED, Member, read_member
 
 LARGEST_PICKLE = 2 << 30
 LARGEST_INFLATED = 256 << 20
@@ -24,25 +24,23 @@ LARGEST_INFLATED = 256 << 20
 LONGEST_DESCRIPTOR = 24
 
 
-def recognises(file: Readable) -> bool:
-    """Return whether the file starts like a zip archive."""
-    return file.read(0, 4) == LOCAL_MAGIC
+def read(file: Readable, listed: list[Member]) -> Contents:
+    """Read an archive's pickle.
 
-
-def read(file: Readable) -> Contents:
-    """Read the archive's directory and its pickle.
+    Args:
+        file: The archive.
+        listed: Its members.
 
     Raises:
-        FileError: It is cut off, malformed, or an archive of something else.
+        FileError: It is malformed, or an archive of something else.
     """
-    listed = read_members(file)
     members = {member.name: member for member in listed}
     pickle_name = next((name for name in members if name.endswith("data.pkl")), None)
     if pickle_name is None:
         raise FileError(
             Code.NOT_A_CHECKPOINT,
-            f"A zip archive of {len(members):,} members, but none of them is a data.pkl.",
-            "Name a file that torch.save wrote.",
+            f"A zip archive of {len(members):,} members, but none of them is a data.pkl or an array of NumPy's.",
+            "Name a file that torch.save or numpy.savez wrote.",
         )
     root = pickle_name.removesuffix("data.pkl")
     pickled = members[pickle_name]
@@ -87,10 +85,10 @@ def _oddities(members: list[Member], storage_prefix: str, tensors: list[StoredTe
     yield from overlaps(Piece(name=m.name, start=m.header, end=m.start + m.nbytes) for m in members)
     storages = [m for m in members if m.name.startswith(storage_prefix) and m.method == STORED]
     pieces = [Piece(name=m.name, start=m.start, end=m.start + m.nbytes) for m in storages]
-    yield from unreferenced(pieces, tensors, _gaps(members))
+    yield from unreferenced(pieces, tensors, gaps_between(members))
 
 
-def _gaps(members: list[Member]) -> int:
+def gaps_between(members: list[Member]) -> int:
     """Count the bytes before and between members that are neither headers nor descriptors."""
     gaps, end = 0, 0
     for member in sorted(members, key=lambda m: m.header):

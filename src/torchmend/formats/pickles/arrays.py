@@ -8,13 +8,14 @@ from torchmend.facts.dtypes import DTYPES, DType
 from torchmend.formats.pickles.records import Call
 from torchmend.formats.pickles.specs import MalformedError, NotNumbersError, TensorSpec, sizes
 
-_NUMPY_KINDS = {
+NUMPY_KINDS = {
     **{f"{kind}{size}": f"{name}{8 * size}" for kind, name in (("i", "int"), ("u", "uint")) for size in (1, 2, 4, 8)},
     **{f"f{size}": f"float{8 * size}" for size in (2, 4, 8)},
     "c8": "complex64",
     "c16": "complex128",
     "b1": "bool",
 }
+"""NumPy's kind and size in bytes -> our name."""
 
 
 def plain_number(value: Any) -> int | float | None:
@@ -40,12 +41,12 @@ def _numpy_number(raw: bytes, dtype: DType, little_endian: bool) -> int | float 
 def _numpy_dtype(value: Any) -> tuple[DType, bool]:
     if not isinstance(value, Call) or not value.named("numpy.dtype"):
         raise MalformedError("not an element type")
-    if value.args[0] not in _NUMPY_KINDS:
+    if value.args[0] not in NUMPY_KINDS:
         if isinstance(value.args[0], str) and value.args[0][:1] in ("S", "U", "M", "m", "O"):
             raise NotNumbersError("an array of something else than numbers")
         raise MalformedError("an element type that is not known")
     order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
-    return DTYPES[_NUMPY_KINDS[value.args[0]]], order != ">"
+    return DTYPES[NUMPY_KINDS[value.args[0]]], order != ">"
 
 
 def _as_bytes(value: Any) -> bytes:

@@ -1,0 +1,189 @@
+"""NumPy archives: a zip of `.npy` members, each a magic number, a header written as a Python literal, and elements."""
+
+import ast
+import re
+import zlib
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torchmend.facts.dtypes import DTYPES, DType
+from torchmend.facts.errors import FileError
+from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
+from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
+from torchmend.formats.mapped import MappedFile
+from torchmend.formats.pickles.arrays import NUMPY_KINDS
+from torchmend.formats.pickles.machine import Machine
+from torchmend.formats.pickles.specs import MalformedError, sizes
+from torchmend.formats.torch_zip import LARGEST_INFLATED, gaps_between
+from torchmend.formats.zips import DEFLATED, STORED, Member, read_member
+
+SUFFIX = ".npy"
+
+_MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 10_000
+"""As NumPy's own reader has it: Python needs time and memory to parse longer ones."""
+
+_LONGEST_PREFIX = len(_MAGIC) + 2 + 4
+_LONG_OF_PYTHON_2 = re.compile(r"(?<=\d)L\b")
+_DEFLATED_AHEAD = 1 << 16
+"""Compressed bytes that are looked at to find a header in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What stands before an array's elements.
+
+    Args:
+        descr: The element type: a text such as `<f4`, or the fields of a record.
+        fortran: Whether the first axis runs fastest.
+        shape: Sizes.
+        length: Bytes from the member's start to the first element.
+    """
+
+    descr: Any
+    fortran: bool
+    shape: tuple[int, ...]
+    length: int
+
+    @property
+    def holds_texts(self) -> bool:
+        """Whether the elements are texts, bytes or dates, which cannot be corrupt as numbers are."""
+        return isinstance(self.descr, str) and self.descr[1:2] in ("S", "U", "M", "m")
+
+    @property
+    def holds_objects(self) -> bool:
+        """Whether the elements are pickled."""
+        return isinstance(self.descr, str) and self.descr[1:2] == "O"
+
+
+def read(file: MappedFile, listed: list[Member]) -> Contents:
+    """Read the headers of an archive's arrays.
+
+    Args:
+        file: The archive.
+        listed: Its members.
+    """
+    tensors: list[StoredTensor] = []
+    calls: dict[str, str] = {}
+    spare = 0
+    for member in listed:
+        if not member.name.endswith(SUFFIX):
+            continue
+        name = member.name.removesuffix(SUFFIX)
+        try:
+            header = _read_header(_head(file, member))
+        except MalformedError as error:
+            tensors.append(_absent(name, f"it is no array of NumPy's: {error}"))
+            continue
+        if header.holds_texts:
+            continue
+        tensor = _tensor(name, header, member)
+        tensors.append(tensor)
+        if header.holds_objects:
+            calls |= _calls(file, member, header)
+        elif tensor.extent is not None:
+            spare += member.nbytes - header.length - tensor.extent.nbytes
+    return Contents(
+        files=(file,),
+        format="npz",
+        tensors=tuple(tensors),
+        records=tuple(
+            Record(name=m.name, extent=Extent(start=m.start, nbytes=m.nbytes), crc=m.crc, crc_at=m.crc_at)
+            for m in listed
+            if m.method == STORED and m.nbytes
+        ),
+        oddities=_oddities(listed, spare),
+        calls=calls,
+    )
+
+
+def _oddities(listed: list[Member], spare: int) -> tuple[Oddity, ...]:
+    return (
+        *duplicates(member.name for member in listed),
+        *overlaps(Piece(name=m.name, start=m.header, end=m.start + m.nbytes) for m in listed),
+        *unreferenced((), (), gaps_between(listed) + spare),
+    )
+
+
+def _head(file: MappedFile, member: Member) -> bytes:
+    """Return the first bytes of a member, inflated if need be."""
+    length = _LONGEST_PREFIX + _LONGEST_HEADER
+    if member.method == STORED:
+        return file.read(member.start, min(member.nbytes, length))
+    if member.method != DEFLATED:
+        raise MalformedError(f"it is compressed by method {member.method}")
+    try:
+        start = file.read(member.start, min(member.nbytes, _DEFLATED_AHEAD))
+        return zlib.decompressobj(-15).decompress(start, length)
+    except zlib.error as error:
+        raise MalformedError(f"it does not inflate ({error})") from None
+
+
+def _read_header(head: bytes) -> _Header:
+    """Read what stands before the elements: NumPy's format description, versions 1 to 3."""
+    major = head[len(_MAGIC)] if head.startswith(_MAGIC) and len(head) > len(_MAGIC) else 0
+    if major not in (1, 2, 3):
+        raise MalformedError("it does not start like one")
+    width = 2 if major == 1 else 4
+    start = len(_MAGIC) + 2 + width
+    end = start + int.from_bytes(head[start - width : start], "little")
+    if end > start + _LONGEST_HEADER or end > len(head):
+        raise MalformedError(f"its header claims {end - start:,} bytes")
+    try:
+        text = head[start:end].decode("utf-8" if major == 3 else "latin-1")
+        fields = ast.literal_eval(_LONG_OF_PYTHON_2.sub("", text).strip())
+        descr, fortran, shape = fields["descr"], fields["fortran_order"], sizes(fields["shape"])
+    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError):
+        raise MalformedError("its header cannot be understood") from None
+    return _Header(descr=descr, fortran=bool(fortran), shape=shape, length=end)
+
+
+def _tensor(name: str, header: _Header, member: Member) -> StoredTensor:
+    if header.holds_objects:
+        return _absent(name, "its elements are pickled Python objects")
+    if not isinstance(header.descr, str):
+        return _absent(name, "its elements are records of several fields")
+    kind = NUMPY_KINDS.get(header.descr[1:])
+    if kind is None or header.descr[0] not in "<>|=":
+        return _absent(name, f"its element type {header.descr!r} is not known")
+    if member.method != STORED:
+        return _absent(name, "it is compressed inside the archive, which torchmend does not read yet")
+    dtype = DTYPES[kind]
+    wanted = prod(header.shape) * dtype.itemsize
+    return StoredTensor(
+        container="",
+        name=name,
+        dtype=dtype,
+        shape=header.shape,
+        strides=_strides(header),
+        extent=Extent(start=member.start + header.length, nbytes=min(wanted, member.nbytes - header.length)),
+        little_endian=header.descr[0] != ">",
+    )
+
+
+def _strides(header: _Header) -> tuple[int, ...]:
+    strides, step = [1] * len(header.shape), 1
+    axes = range(len(header.shape))
+    for axis in axes if header.fortran else reversed(axes):
+        strides[axis] = step
+        step *= max(header.shape[axis], 1)
+    return tuple(strides)
+
+
+def _absent(name: str, reason: str) -> StoredTensor:
+    dtype: DType = DTYPES["uint8"]
+    return StoredTensor(container="", name=name, dtype=dtype, shape=(), strides=(), absent=reason)
+
+
+def _calls(file: MappedFile, member: Member, header: _Header) -> dict[str, str]:
+    """List the functions that pickled elements want to call; they are only read as data, whatever they are."""
+    try:
+        machine = Machine(read_member(file, member, LARGEST_INFLATED), header.length)
+    except FileError:
+        return {}  # larger than any array of objects, or damaged
+    try:
+        machine.run()
+    except FileError:
+        pass  # what it wanted to call up to there counts
+    return {name: call.shown() for name, call in machine.calls.items()}
