@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import quick
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import archives, zips
+from torchmend.formats import archives, inflating, zips
 from torchmend.formats.contents import Contents
 from torchmend.formats.registry import read_contents
 
@@ -177,12 +177,26 @@ def test_types_that_torch_does_not_have_are_not_looked_at(read: Read) -> None:
     assert "is not known" in tensor.absent
 
 
-def test_compressed_arrays_are_named_and_not_looked_at(read: Read) -> None:
-    (tensor,) = read(saved(compressed=True, x=np.zeros(3))).tensors
-    assert (tensor.name, tensor.absent) == (
-        "x",
-        "it is compressed inside the archive, which torchmend does not read yet",
-    )
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_compressed_arrays_are_inflated(read: Read, order: str) -> None:
+    named = {"x": np.asarray(np.arange(12.0).reshape(3, 4), order=order), "empty": np.ones((0, 2)), "n": np.array(7)}
+    contents = read(saved(compressed=True, **named))
+    assert_same(contents, named)
+    assert {tensor.packed for tensor in contents.tensors} == {"x.npy", "empty.npy", "n.npy"}
+    assert not contents.oddities
+
+
+def test_a_compressed_array_with_a_wrong_checksum_is_told(read: Read) -> None:
+    data = saved(compressed=True, x=np.arange(100.0))
+    with zipfile.ZipFile(io.BytesIO(data)) as written:
+        crc = struct.pack("<I", written.getinfo("x.npy").CRC)
+    assert [oddity.code for oddity in read(data.replace(crc, b"abcd")).oddities] == [Code.WRONG_CHECKSUM]
+
+
+def test_a_compressed_array_beyond_the_limit_is_not_looked_at(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflating, "LEAST_LIMIT", 1000)
+    (tensor,) = read(saved(compressed=True, x=np.zeros(1_000_000))).tensors
+    assert "would inflate to more than" in tensor.absent
 
 
 # Archives that lie

@@ -3,13 +3,14 @@
 import ast
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from torchmend.facts.dtypes import DTYPES, DType
 from torchmend.facts.errors import FileError
 from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
+from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.arrays import NUMPY_KINDS
@@ -64,6 +65,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
         file: The archive.
         listed: Its members.
     """
+    inflated = Inflated(file, (member for member in listed if member.name.endswith(SUFFIX)))
     tensors: list[StoredTensor] = []
     calls: dict[str, str] = {}
     spare = 0
@@ -78,11 +80,11 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
             continue
         if header.holds_texts:
             continue
-        tensor = _tensor(name, header, member)
+        tensor = _tensor(name, header, member, inflated)
         tensors.append(tensor)
         if header.holds_objects:
             calls |= _calls(file, member, header)
-        elif tensor.extent is not None:
+        elif tensor.extent is not None and not tensor.packed:
             spare += member.nbytes - header.length - tensor.extent.nbytes
     return Contents(
         files=(file,),
@@ -93,7 +95,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
             for m in listed
             if m.method == STORED and m.nbytes
         ),
-        oddities=_oddities(listed, spare),
+        oddities=(*_oddities(listed, spare), *inflated.oddities),
         calls=calls,
     )
 
@@ -139,7 +141,7 @@ def _read_header(head: bytes) -> _Header:
     return _Header(descr=descr, fortran=bool(fortran), shape=shape, length=end)
 
 
-def _tensor(name: str, header: _Header, member: Member) -> StoredTensor:
+def _tensor(name: str, header: _Header, member: Member, inflated: Inflated) -> StoredTensor:
     if header.holds_objects:
         return _absent(name, "its elements are pickled Python objects")
     if not isinstance(header.descr, str):
@@ -147,19 +149,24 @@ def _tensor(name: str, header: _Header, member: Member) -> StoredTensor:
     kind = NUMPY_KINDS.get(header.descr[1:])
     if kind is None or header.descr[0] not in "<>|=":
         return _absent(name, f"its element type {header.descr!r} is not known")
-    if member.method != STORED:
-        return _absent(name, "it is compressed inside the archive, which torchmend does not read yet")
+    if member.name in inflated.reasons:
+        return _absent(name, inflated.reasons[member.name])
     dtype = DTYPES[kind]
     wanted = prod(header.shape) * dtype.itemsize
-    return StoredTensor(
+    tensor = StoredTensor(
         container="",
         name=name,
         dtype=dtype,
         shape=header.shape,
         strides=_strides(header),
-        extent=Extent(start=member.start + header.length, nbytes=min(wanted, member.nbytes - header.length)),
         little_endian=header.descr[0] != ">",
     )
+    if member.method != STORED:
+        elements = inflated.views[member.name][header.length :][:wanted]
+        extent = Extent(start=member.start, nbytes=member.nbytes)
+        return replace(tensor, extent=extent, inline=elements, packed=member.name)
+    length = min(wanted, member.nbytes - header.length)
+    return replace(tensor, extent=Extent(start=member.start + header.length, nbytes=length))
 
 
 def _strides(header: _Header) -> tuple[int, ...]:
