@@ -94,14 +94,15 @@ def test_a_repaired_legacy_tar_is_loaded_by_torch_and_differs_only_where_planned
 # NumPy archives
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize(("order", "layout"), [("<", "C"), (">", "C"), ("<", "F"), (">", "F")])
-def test_a_repaired_npz_is_loaded_by_numpy_and_differs_only_where_planned(tmp_path, order, layout):
+def test_a_repaired_npz_is_loaded_by_numpy_and_differs_only_where_planned(tmp_path, order, layout, save):
     mean = np.array([0.1, np.inf, 0.3, 0.2], f"{order}f4")
     var = np.array([1.0, 1.1, 0.9, -1], f"{order}f8")
     arrays = {"c.weight": np.asarray(np.arange(1, 9.0).reshape(4, 2), f"{order}f4", order=layout),
               "b.running_mean": mean, "b.running_var": var, "note": np.array("text")}  # fmt: skip
     path = tmp_path / "run.npz"
-    np.savez(path, **arrays)
+    save(path, **arrays)
     outcome = fix_file(path)
     with np.load(path) as before, np.load(outcome.output) as after:
         assert list(before) == list(after)

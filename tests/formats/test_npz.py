@@ -15,11 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import quick
-from torchmend.doctor.fixing import fix_file
-from torchmend.doctor.undoing import unfix_file
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import archives, zips
+from torchmend.formats import archives, inflating, zips
 from torchmend.formats.contents import Contents
 from torchmend.formats.registry import read_contents
 
@@ -179,24 +177,26 @@ def test_types_that_torch_does_not_have_are_not_looked_at(read: Read) -> None:
     assert "is not known" in tensor.absent
 
 
-def test_compressed_arrays_are_inflated(read: Read) -> None:
-    contents = read(saved(compressed=True, x=np.arange(6.0).reshape(2, 3)))
-    (tensor,) = contents.tensors
-    assert (tensor.name, tensor.packed) == ("x", "x.npy")
-    assert (tensor.raw(contents.files).view(np.float64) == np.arange(6.0).reshape(2, 3)).all()
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_compressed_arrays_are_inflated(read: Read, order: str) -> None:
+    named = {"x": np.asarray(np.arange(12.0).reshape(3, 4), order=order), "empty": np.ones((0, 2)), "n": np.array(7)}
+    contents = read(saved(compressed=True, **named))
+    assert_same(contents, named)
+    assert {tensor.packed for tensor in contents.tensors} == {"x.npy", "empty.npy", "n.npy"}
+    assert not contents.oddities
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_damaged_array_is_repaired_and_loaded_by_numpy(tmp_path: Path, compressed: bool) -> None:
-    mean = np.array([0.5, np.nan, 0.75], np.float32)
-    arrays = {"b.running_mean": mean, "b.running_var": np.ones(3, np.float32), "w": np.arange(4, dtype=">f8")}
-    (tmp_path / "run.npz").write_bytes(saved(compressed, **arrays))
-    output = fix_file(tmp_path / "run.npz").output
-    with np.load(output) as loaded:
-        assert np.isfinite(loaded["b.running_mean"]).all()
-        assert loaded["b.running_mean"][[0, 2]].tolist() == [0.5, 0.75]
-        assert loaded["w"].tobytes() == arrays["w"].tobytes()
-    assert unfix_file(output).output.read_bytes() == (tmp_path / "run.npz").read_bytes()
+def test_a_compressed_array_with_a_wrong_checksum_is_told(read: Read) -> None:
+    data = saved(compressed=True, x=np.arange(100.0))
+    with zipfile.ZipFile(io.BytesIO(data)) as written:
+        crc = struct.pack("<I", written.getinfo("x.npy").CRC)
+    assert [oddity.code for oddity in read(data.replace(crc, b"abcd")).oddities] == [Code.WRONG_CHECKSUM]
+
+
+def test_a_compressed_array_beyond_the_limit_is_not_looked_at(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflating, "LEAST_LIMIT", 1000)
+    (tensor,) = read(saved(compressed=True, x=np.zeros(1_000_000))).tensors
+    assert "would inflate to more than" in tensor.absent
 
 
 # Archives that lie

@@ -14,6 +14,7 @@ from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.journal import Journal, Offsets
 from torchmend.facts.plans import RepairPlan
 from torchmend.facts.tensors import Scalar
+from torchmend.formats.checksums import crc_of
 from torchmend.formats.contents import Contents, Extent, Record, StoredTensor
 from torchmend.measure.bits import Raw
 from torchmend.repairs.patches import patches
@@ -45,6 +46,12 @@ def apply_plan(
     written: set[Hashable] = set()
     with _Targets(copy) as targets:
         for edit in plan.edits:
+            targets.touch(_extent(stored[edit.ref]))
+        for scalar in plan.scalars:
+            targets.touch(_place(scalars[scalar.scalar.path]))
+        # Before anything is written: the places may be read from the very files that are written to
+        before = [(record, _crc(record, places)) for record in places.records if targets.has_touched(record.extent)]
+        for edit in plan.edits:
             if edit.ref.storage in written:  # another name of the same elements
                 continue
             written.add(edit.ref.storage)
@@ -52,14 +59,13 @@ def apply_plan(
                 _write_elements(targets, stored[edit.ref], index, raw)
         for scalar in plan.scalars:
             _write_scalar(targets, scalars[scalar.scalar.path], scalar.value)
-        for record in places.records:
-            if targets.has_touched(record.extent):
-                _mend_checksum(record, places, targets)
+        for record, crc in before:
+            _mend_checksum(record, crc, targets)
     return targets.journals
 
 
 class _Targets:
-    """The files of a working copy, opened when they are first written to, and what was written."""
+    """The files of a working copy, opened when they are first written to, what will change and what was written."""
 
     def __init__(self, copy: WorkingCopy) -> None:
         self.journals: dict[int, Journal] = {}
@@ -83,7 +89,7 @@ class _Targets:
         return self._opened[number]
 
     def touch(self, extent: Extent) -> None:
-        """Note that the bytes at an extent change."""
+        """Note that the bytes at an extent will change."""
         self._touched.setdefault(extent.file, set()).add(extent.start)
 
     def has_touched(self, extent: Extent) -> bool:
@@ -97,23 +103,29 @@ class _Targets:
 
 def _write_scalar(targets: _Targets, scalar: Scalar, value: float) -> None:
     """Write a number to its place."""
-    place = scalar.place
-    assert place is not None, f"{scalar.dotted} cannot be patched, and the plan should not say so"
-    target = targets.file(scalar.file)
-    target.seek(place)
+    place = _place(scalar)
+    target = targets.file(place.file)
+    target.seek(place.start)
     target.write(struct.pack(">d", value))
-    targets.touch(Extent(start=place, nbytes=8, file=scalar.file))
-    targets.journals[scalar.file].add(np.array([place]), 8)
+    targets.journals[place.file].add(np.array([place.start]), place.nbytes)
+
+
+def _place(scalar: Scalar) -> Extent:
+    assert scalar.place is not None, f"{scalar.dotted} cannot be patched, and the plan should not say so"
+    return Extent(start=scalar.place, nbytes=8, file=scalar.file)
+
+
+def _extent(stored: StoredTensor) -> Extent:
+    assert stored.extent is not None, f"{stored.name} cannot be patched, and the plan should not say so"
+    return stored.extent
 
 
 def _write_elements(targets: _Targets, stored: StoredTensor, index: NDArray[np.int64], raw: Raw) -> None:
     """Write elements to their places in the file, near ones in one go."""
-    extent = stored.extent
-    assert extent is not None, f"{stored.name} cannot be patched, and the plan should not say so"
+    extent = _extent(stored)
     if not len(index):
         return
     target = targets.file(extent.file)
-    targets.touch(extent)
     coordinates = np.unravel_index(index, stored.shape) if stored.shape else ()
     places = np.full(len(index), stored.offset, dtype=np.int64)
     for along, stride in zip(coordinates, stored.strides, strict=True):
@@ -144,22 +156,24 @@ def _write_together(target: BinaryIO, starts: Offsets, new: NDArray[np.uint8]) -
     target.write(stretch.tobytes())
 
 
-def _mend_checksum(record: Record, places: Contents, targets: _Targets) -> None:
+def _crc(record: Record, places: Contents) -> int:
+    return crc_of(places.files[record.extent.file].buffer, record.extent.start, record.extent.nbytes)
+
+
+def _mend_checksum(record: Record, before: int, targets: _Targets) -> None:
     """Change the stored CRC-32 by as much as the bytes' own changed.
 
     A checksum that was right becomes right for the new bytes; one that was wrong before stays wrong by the
     same difference, so that a repair does not hide bit rot; one that was never computed (0) stays 0.
     """
-    extent = record.extent
-    source, target = places.files[extent.file], targets.file(extent.file)
-    before = after = 0
+    extent, target = record.extent, targets.file(record.extent.file)
+    after = 0
     end = extent.start + extent.nbytes
     for start in range(extent.start, end, 1 << 20):
         length = min(1 << 20, end - start)
-        before = zlib.crc32(source.read(start, length), before)
         target.seek(start)
         after = zlib.crc32(target.read(length), after)
-    if record.crc == 0 and before != 0:
+    if before == after or (record.crc == 0 and before != 0):
         return
     mended = (record.crc ^ before ^ after).to_bytes(4, "little")
     for place in record.crc_at:

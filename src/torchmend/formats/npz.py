@@ -65,12 +65,13 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
         file: The archive.
         listed: Its members.
     """
+    inflated = Inflated(file, (member for member in listed if member.name.endswith(SUFFIX)))
     tensors: list[StoredTensor] = []
     calls: dict[str, str] = {}
     spare = 0
-    arrays = [member for member in listed if member.name.endswith(SUFFIX)]
-    inflated = Inflated(file, arrays)
-    for member in arrays:
+    for member in listed:
+        if not member.name.endswith(SUFFIX):
+            continue
         name = member.name.removesuffix(SUFFIX)
         try:
             header = _read_header(_head(file, member))
@@ -148,8 +149,8 @@ def _tensor(name: str, header: _Header, member: Member, inflated: Inflated) -> S
     kind = NUMPY_KINDS.get(header.descr[1:])
     if kind is None or header.descr[0] not in "<>|=":
         return _absent(name, f"its element type {header.descr!r} is not known")
-    if reason := inflated.reasons.get(member.name):
-        return _absent(name, reason)
+    if member.name in inflated.reasons:
+        return _absent(name, inflated.reasons[member.name])
     dtype = DTYPES[kind]
     wanted = prod(header.shape) * dtype.itemsize
     tensor = StoredTensor(
@@ -158,13 +159,14 @@ def _tensor(name: str, header: _Header, member: Member, inflated: Inflated) -> S
         dtype=dtype,
         shape=header.shape,
         strides=_strides(header),
-        extent=Extent(start=member.start + header.length, nbytes=min(wanted, member.nbytes - header.length)),
         little_endian=header.descr[0] != ">",
     )
-    if member.method == STORED:
-        return tensor
-    whole = Extent(start=member.start, nbytes=member.nbytes)
-    return replace(tensor, extent=whole, inline=inflated.views[member.name][header.length :], packed=member.name)
+    if member.method != STORED:
+        elements = inflated.views[member.name][header.length :][:wanted]
+        extent = Extent(start=member.start, nbytes=member.nbytes)
+        return replace(tensor, extent=extent, inline=elements, packed=member.name)
+    length = min(wanted, member.nbytes - header.length)
+    return replace(tensor, extent=Extent(start=member.start + header.length, nbytes=length))
 
 
 def _strides(header: _Header) -> tuple[int, ...]:

@@ -1,7 +1,12 @@
-"""Checkpoints as `torch.save` writes them since torch 1.6: a zip archive with a pickle and raw storages."""
+"""Checkpoints as `torch.save` writes them since torch 1.6: a zip archive with a pickle and raw storages.
 
-from collections.abc import Iterator
-from dataclasses import replace
+TorchScript archives are such files too, with code, and with a second pickle of the tensors that the code captured as
+constants; of these archives tensors and numbers are read, and nothing of the code.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
@@ -12,7 +17,7 @@ from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import TensorSpec
-from torchmend.formats.pickles.tree import read_tree, split_paths
+from torchmend.formats.pickles.tree import Tree, read_tree, split_paths
 from torchmend.formats.placing import unknown
 from torchmend.formats.sections import Readable
 from torchmend.formats.zips import STORED, Member, read_member
@@ -43,32 +48,59 @@ def read(file: Readable, listed: list[Member]) -> Contents:
             "Name a file that torch.save or numpy.savez wrote.",
         )
     root = pickle_name.removesuffix("data.pkl")
-    pickled = members[pickle_name]
-    limit = LARGEST_PICKLE if pickled.method == STORED else LARGEST_INFLATED
-    machine = Machine(read_member(file, pickled, limit))
-    tree = read_tree(machine.run())
+    parts = [_Part.read(file, members, root, "data", lambda value: value)]
+    if root + "constants.pkl" in members:
+        parts.append(_Part.read(file, members, root, "constants", _constants))
     little_endian = _is_little_endian(file, members.get(root + "byteorder"))
-    wanted = {f"{root}data/{spec.storage.key}" for _, spec in tree.leaves if spec.storage}
+    wanted = {f"{root}{part.name}/{spec.storage.key}" for part in parts for _, spec in part.tree.leaves if spec.storage}
     inflated = Inflated(file, (member for member in members.values() if member.name in wanted))
     tensors = [
-        _place(container, name, spec, _storage(spec, root, members), inflated, little_endian)
-        for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)
+        _place(container, name, spec, _storage(spec, root, part.name, members), inflated, little_endian)
+        for part in parts
+        for (container, name), (_, spec) in zip(split_paths(part.tree), part.tree.leaves, strict=True)
     ]
-    tensors += [unknown(joined(path), reason) for path, reason in tree.malformed]
+    tensors += [unknown(joined(path), reason) for part in parts for path, reason in part.tree.malformed]
     return Contents(
         files=(file.mapped,),
-        format="torch zip",
+        format="TorchScript" if any(name.startswith(f"{root}code/") for name in members) else "torch zip",
         tensors=tuple(tensors),
-        scalars=tuple(_placed(scalar, pickled) for scalar in tree.scalars),
-        optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
+        scalars=tuple(_placed(scalar, part.pickled) for part in parts for scalar in part.tree.scalars),
+        optimizers={joined(path): keys for part in parts for path, keys in part.tree.optimizers.items()},
         records=tuple(
             Record(name=m.name, extent=Extent(start=m.start, nbytes=m.nbytes), crc=m.crc, crc_at=m.crc_at)
             for m in members.values()
             if m.method == STORED and m.nbytes
         ),
-        oddities=(*_oddities(listed, f"{root}data/", tensors), *inflated.oddities),
-        calls={name: call.shown() for name, call in machine.calls.items()},
+        oddities=(*_oddities(listed, (f"{root}data/", f"{root}constants/"), tensors), *inflated.oddities),
+        calls={name: shown for part in parts for name, shown in part.calls.items()},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One of the archive's pickles: `<name>.pkl`, whose storages are `<name>/<key>`."""
+
+    name: str
+    pickled: Member
+    tree: Tree
+    calls: dict[str, str]
+
+    @classmethod
+    def read(
+        cls, file: Readable, members: dict[str, Member], root: str, name: str, named: Callable[[Any], Any]
+    ) -> Self:
+        """Read a pickle; `named` puts names into what it holds."""
+        pickled = members[f"{root}{name}.pkl"]
+        limit = LARGEST_PICKLE if pickled.method == STORED else LARGEST_INFLATED
+        machine = Machine(read_member(file, pickled, limit))
+        tree = read_tree(named(machine.run()))
+        calls = {called: call.shown() for called, call in machine.calls.items()}
+        return cls(name=name, pickled=pickled, tree=tree, calls=calls)
+
+
+def _constants(value: Any) -> dict[str, Any]:
+    """Give constants the names by which the code calls them: `CONSTANTS.c0` is the first."""
+    return {"CONSTANTS": {f"c{at}": item for at, item in enumerate(value)}} if isinstance(value, tuple) else {}
 
 
 def _placed(scalar: Scalar, pickled: Member) -> Scalar:
@@ -80,10 +112,10 @@ def _placed(scalar: Scalar, pickled: Member) -> Scalar:
     return replace(scalar, place=pickled.start + scalar.place)
 
 
-def _oddities(members: list[Member], storage_prefix: str, tensors: list[StoredTensor]) -> Iterator[Oddity]:
+def _oddities(members: list[Member], prefixes: tuple[str, ...], tensors: list[StoredTensor]) -> Iterator[Oddity]:
     yield from duplicates(member.name for member in members)
     yield from overlaps(Piece(name=m.name, start=m.header, end=m.start + m.nbytes) for m in members)
-    storages = [m for m in members if m.name.startswith(storage_prefix) and m.method == STORED]
+    storages = [m for m in members if m.name.startswith(prefixes) and m.method == STORED]
     pieces = [Piece(name=m.name, start=m.start, end=m.start + m.nbytes) for m in storages]
     yield from unreferenced(pieces, tensors, gaps_between(members))
 
@@ -101,12 +133,12 @@ def _is_little_endian(file: Readable, member: Member | None) -> bool:
     return member is None or read_member(file, member, 64).strip() != b"big"
 
 
-def _storage(spec: TensorSpec, root: str, members: dict[str, Member]) -> Member | str:
+def _storage(spec: TensorSpec, root: str, part: str, members: dict[str, Member]) -> Member | str:
     """Return the member that holds a tensor's bytes, or why there is none; empty where none is needed."""
     if spec.storage is None or not spec.storage.nbytes:
         return spec.absent
-    member = members.get(f"{root}data/{spec.storage.key}")
-    return member or f"its storage data/{spec.storage.key} is not in the archive"
+    member = members.get(f"{root}{part}/{spec.storage.key}")
+    return member or f"its storage {part}/{spec.storage.key} is not in the archive"
 
 
 def _place(

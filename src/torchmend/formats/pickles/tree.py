@@ -21,6 +21,15 @@ __all__ = ["Tree", "joined", "read_tree", "split_paths"]
 
 DEEPEST = 400
 
+SCRIPTED = "__torch__"
+"""The package that TorchScript gives its classes; their state holds parameters, buffers and modules side by side."""
+
+_TAGGED = tuple(
+    f"torch.jit._pickle.{name}"
+    for name in ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
+)
+"""Functions that return their first argument: TorchScript notes a container's type with them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
@@ -127,12 +136,19 @@ def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, A
         for attribute, part in wrapped.items():
             yield (path if attribute == "_local_tensor" else (*path, _component(attribute))), part
         return
+    if call.named(*_TAGGED) and isinstance(call.args, tuple) and call.args:
+        yield from _children(tree, path, call.args[0])
+        return
     state = call.state
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # (__dict__, slots)
         state = {**(state[0] if isinstance(state[0], dict) else {}), **state[1]}
     if isinstance(state, dict) and isinstance(state.get("_parameters"), dict | Call):
         tree.modules.add(path)
         yield from _module_entries(path, state)
+        return
+    if isinstance(call.func, Global) and call.func.module.split(".")[0] == SCRIPTED and isinstance(state, dict):
+        tree.modules.add(path)
+        yield from _entries(tree, path, state)
         return
     listed = _listed_pairs(call)
     if pairs := {**listed, **(call.pairs or {})}:
