@@ -65,7 +65,7 @@ def read(file: MappedFile) -> Contents:
         scalars=tuple(tree.scalars),
         optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
         oddities=(*duplicates(f"storage {key}" for key in keys), *unreferenced(pieces, tensors, file.size - end)),
-        calls={name: call.shown() for name, call in machine.calls.items()},
+        wishes=machine.wishes(start=0),
     )
 
 

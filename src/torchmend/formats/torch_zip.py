@@ -67,7 +67,7 @@ def read(file: Readable, listed: list[Member]) -> Contents:
             if m.method == STORED and m.nbytes
         ),
         oddities=(*_oddities(listed, f"{root}data/", tensors), *inflated.oddities),
-        calls={name: call.shown() for name, call in machine.calls.items()},
+        wishes=machine.wishes(start=pickled.start if pickled.method == STORED else None),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.formats.mapped import Buffer
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent, fetched, known_as
 
 MOST_MEMORY = 4 << 30
 """Bytes, by estimate, that the objects of one pickle may take."""
@@ -39,7 +39,8 @@ class State:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.budget = MOST_MEMORY
-        self.calls: dict[str, Call] = {}
+        self.imports: dict[Global, int] = {}
+        self.calls: dict[Global, Call] = {}
 
     def over_limit(self, what: str) -> FileError:
         """Make the error for a pickle that asks for too much."""
@@ -130,15 +131,28 @@ class State:
             target[key if _is_plain(key) else OpaqueKey(key)] = value
 
     def build(self, target: Any, state: Any) -> None:
-        """Carry out BUILD: keep the state, apply nothing."""
+        """Carry out BUILD: keep the state, apply nothing. On an import it would have changed the module itself."""
         if isinstance(target, Call):
             target.state = state
+        elif isinstance(target, Global):
+            self.imports.setdefault(Global(target.module, f"{target.name}.__dict__"), self.position - 1)
+
+    def find(self, module: str, name: str, at: int) -> None:
+        """Record an import; the place of the first opcode that asks for each name is kept for the report."""
+        found = Global(module, name)
+        self.create(found)
+        self.imports.setdefault(found, at)
 
     def call(self, func: Any, args: Any) -> None:
         """Record a call; the first of each function is kept for the report."""
         self.construct(func, args)
-        if isinstance(func, Global):
-            self.calls.setdefault(func.dotted, self.stack[-1])
+        made = self.stack[-1]
+        if (named := known_as(func)) is not None:
+            self.calls.setdefault(named, made)
+        made.fetched = fetched(func, args)
+        if made.fetched is not None:
+            self.spend(OBJECT_COST)
+            self.imports.setdefault(made.fetched, self.position - 1)
 
     def construct(self, cls: Any, args: Any) -> None:
         """Record that an object was to be made without calling anything but its class."""
