@@ -93,8 +93,8 @@ class FileSource:
 
     @cached_property
     def pinned(self) -> frozenset[TensorRef | Scalar]:
-        """What cannot be patched: it stands inside the pickle in a form of no fixed width, or nowhere."""
-        tensors = (ref for ref, stored in self.stored.items() if not stored.is_patchable)
+        """What cannot be patched: it stands inside the pickle in a form of no fixed width, or cannot be read."""
+        tensors = (ref for ref, stored in self.stored.items() if not stored.is_patchable or not self.is_readable(ref))
         return frozenset((*tensors, *(scalar for scalar in self.scalars if scalar.place is None)))
 
     def is_readable(self, ref: TensorRef) -> bool:

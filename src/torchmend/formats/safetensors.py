@@ -46,7 +46,9 @@ def read(file: MappedFile) -> Contents:
         raise _truncated(f"a header of {length:,} bytes", file)
     try:
         names: list[str] = []
-        header: Any = json.loads(file.read(8, length), object_pairs_hook=lambda pairs: _object(pairs, names))
+        header: Any = json.loads(
+            str(file.read(8, length), "utf-8"), object_pairs_hook=lambda pairs: _object(pairs, names)
+        )
     except (ValueError, RecursionError) as error:
         raise _malformed(f"its header is no JSON ({error})") from None
     if not isinstance(header, dict):
