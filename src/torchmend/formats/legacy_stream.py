@@ -49,7 +49,7 @@ def read(file: MappedFile) -> Contents:
         raise _malformed(f"it is of version {version!r}, where only {VERSION} is known")
     if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
         raise _malformed("its list of storages is none")
-    tree = read_tree(root)
+    tree = read_tree(root, machine.state.limit)
     keys = [str(key) for key in keys]
     extents, end = _walk(file, machine.state.position, keys, references.storages)
     tensors = [

@@ -69,7 +69,7 @@ def read(file: MappedFile) -> Contents:
     storages = _Storages(file, parts["storages"])
     tensors, machine = _tensors(file, parts["tensors"], storages.references)
     pickled = _machine(file, parts["pickle"], {**storages.references, **tensors})
-    tree = read_tree(_next(pickled, file, parts["pickle"]))
+    tree = read_tree(_next(pickled, file, parts["pickle"]), pickled.state.limit)
     found = [
         placed(container, name, spec, storages.extents.get(spec.storage.key) if spec.storage else None)
         for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)

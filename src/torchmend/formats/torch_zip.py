@@ -18,8 +18,8 @@ from torchmend.formats.sections import Readable
 from torchmend.formats.zips import STORED, Member, read_member
 
 LARGEST_PICKLE = 2 << 30
-LARGEST_INFLATED = 256 << 20
-"""A compressed pickle may be small and inflate to anything; no index of tensors is this long."""
+LEAST_INFLATED, LARGEST_INFLATED, INFLATED_TIMES = 4 << 20, 256 << 20, 4
+"""A compressed pickle may be small and inflate to anything; an index of tensors is short against its file."""
 
 LONGEST_DESCRIPTOR = 24
 
@@ -44,9 +44,8 @@ def read(file: Readable, listed: list[Member]) -> Contents:
         )
     root = pickle_name.removesuffix("data.pkl")
     pickled = members[pickle_name]
-    limit = LARGEST_PICKLE if pickled.method == STORED else LARGEST_INFLATED
-    machine = Machine(read_member(file, pickled, limit))
-    tree = read_tree(machine.run())
+    machine = Machine(read_member(file, pickled, _longest_pickle(file, pickled)))
+    tree = read_tree(machine.run(), machine.state.limit)
     little_endian = _is_little_endian(file, members.get(root + "byteorder"))
     wanted = {f"{root}data/{spec.storage.key}" for _, spec in tree.leaves if spec.storage}
     inflated = Inflated(file, (member for member in members.values() if member.name in wanted))
@@ -69,6 +68,12 @@ def read(file: Readable, listed: list[Member]) -> Contents:
         oddities=(*_oddities(listed, f"{root}data/", tensors), *inflated.oddities),
         wishes=machine.wishes(start=pickled.start if pickled.method == STORED else None),
     )
+
+
+def _longest_pickle(file: Readable, pickled: Member) -> int:
+    if pickled.method == STORED:
+        return LARGEST_PICKLE
+    return min(LARGEST_INFLATED, max(LEAST_INFLATED, INFLATED_TIMES * file.size))
 
 
 def _placed(scalar: Scalar, pickled: Member) -> Scalar:

@@ -172,13 +172,10 @@ class _LiveNames:
 
 def plain_name(name: str) -> str:
     """Return a name without the wrappers that DDP, compile, EMA classes and trainers put in front."""
-    while True:
-        for wrapper in _WRAPPERS:
-            if name.startswith(wrapper):
-                name = name[len(wrapper) :]
-                break
-        else:
-            return name
+    start = 0
+    while (wrapper := next((w for w in _WRAPPERS if name.startswith(w, start)), None)) is not None:
+        start += len(wrapper)
+    return name[start:]
 
 
 def _with_param(ref: TensorRef, owners: Mapping[str, Mapping[str, str]], twins: _LiveNames) -> TensorRef:

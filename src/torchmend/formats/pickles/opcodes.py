@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchmend.formats.pickles.records import Persistent, PlacedFloat
-from torchmend.formats.pickles.state import MARK, State
+from torchmend.formats.pickles.state import MARK, MEMO_COST, MOST_MEMO, State
 
 STOP = object()
 """What the handler of the last opcode returns."""
@@ -126,7 +126,9 @@ def _stack(m: State) -> _Group:
 
 def _memo(m: State) -> _Group:
     def put(key: int) -> None:
-        m.spend(40)
+        if not 0 <= key < MOST_MEMO:
+            raise ValueError("a memo key that no pickler writes")
+        m.spend(MEMO_COST)
         m.memo[key] = m.stack[-1]
 
     return {

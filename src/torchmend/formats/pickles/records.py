@@ -55,6 +55,7 @@ class Call:
         items: What it wanted to append to the result.
         pairs: What it wanted to put into the result as a mapping.
         fetched: The name that the call would have given, where it only fetches an attribute of one.
+        encoded: The bytes that it would have given, once they are known, where it only encodes a text.
     """
 
     func: Any
@@ -63,6 +64,7 @@ class Call:
     items: list[Any] | None = None
     pairs: dict[Any, Any] | None = None
     fetched: Global | None = None
+    encoded: bytes | None = None
 
     def shown(self) -> str:
         """Write the call as Python would, shortened."""

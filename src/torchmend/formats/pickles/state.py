@@ -12,8 +12,19 @@ from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persisten
 MOST_MEMORY = 4 << 30
 """Bytes, by estimate, that the objects of one pickle may take."""
 
+LEAST_MEMORY, MEMORY_TIMES = 64 << 20, 48
+"""Bytes that the objects of any pickle may take, and how many more for each byte of it; real ones take ten."""
+
+LARGEST_KEY = 1 << 60
+"""Whole numbers from here on share hashes when they are chosen to, and a dictionary of such keys takes for ever."""
+
+MOST_MEMO = 1 << 32
+
 OBJECT_COST = 160
-"""Bytes that one container or record takes, estimated from above for CPython 3.11 with its memo entry."""
+"""Bytes that one container or record takes, estimated from above for CPython 3.11."""
+
+MEMO_COST = 100
+"""Bytes that one entry of the memo takes, while its table doubles."""
 
 MARK = object()
 """Lies on the stack where a pickle has put a mark."""
@@ -38,7 +49,8 @@ class State:
         self.position = start
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.budget = MOST_MEMORY
+        self.limit = min(MOST_MEMORY, LEAST_MEMORY + MEMORY_TIMES * (len(data) - start))
+        self.budget = self.limit
         self.imports: dict[Global, int] = {}
         self.calls: dict[Global, Call] = {}
 
@@ -54,7 +66,7 @@ class State:
         """Take memory from the budget."""
         self.budget -= nbytes
         if self.budget < 0:
-            raise self.over_limit(f"objects of more than {MOST_MEMORY >> 20:,} MiB")
+            raise self.over_limit(f"objects of more than {self.limit >> 20:,} MiB")
 
     # Reading the stream
 
@@ -128,7 +140,7 @@ class State:
             target.pairs = {} if target.pairs is None else target.pairs
             target = target.pairs
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[key if _is_plain(key) else OpaqueKey(key)] = value
+            target[key if is_plain(key) else OpaqueKey(key)] = value
 
     def build(self, target: Any, state: Any) -> None:
         """Carry out BUILD: keep the state, apply nothing. On an import it would have changed the module itself."""
@@ -159,5 +171,8 @@ class State:
         self.create(Call(cls, args))
 
 
-def _is_plain(key: Any) -> bool:
-    return key is None or isinstance(key, str | int | float | bytes)
+def is_plain(key: Any) -> bool:
+    """Return whether a value may be the key of a dictionary here: hashing it runs nothing and takes no time."""
+    if isinstance(key, int):
+        return -LARGEST_KEY < key < LARGEST_KEY
+    return key is None or isinstance(key, str | float | bytes)
