@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from torchmend.cli import classic, main
+from torchmend.formats.contents import Contents
 
 Checkpoint = dict[str, Any]
 
@@ -214,3 +215,8 @@ def _run(program: str, entry: Callable[[], object], arguments: Iterable[object])
         except SystemExit as exit_:
             code = exit_.code
     return Outcome(int(code) if isinstance(code, int) else 0, stdout.getvalue(), stderr.getvalue())
+
+
+def called(contents: Contents) -> set[str]:
+    """Return the dotted names of what a file's pickles wanted to call."""
+    return {wish.dotted for wish in contents.wishes if wish.call}

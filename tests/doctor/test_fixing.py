@@ -379,5 +379,5 @@ def test_the_numbers_of_a_hostile_file_are_repaired_and_it_stays_untrusted(tmp_p
     bad_files.hostile(tmp_path / "x.pth", state)
     result = fix_file(tmp_path / "x.pth")
     assert result.output is not None
-    assert {f.code for f in result.after.findings} == {Code.RUNS_CODE}
+    assert {f.code for f in result.after.findings} == {Code.DANGEROUS_GLOBAL}
     assert not result.succeeded

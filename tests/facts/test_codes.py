@@ -44,7 +44,8 @@ def test_the_codes_keep_their_values():
         "OVERLAPPING": "TM906",
         "UNREFERENCED": "TM907",
         "DUPLICATE_NAMES": "TM908",
-        "RUNS_CODE": "TM909",
+        "DANGEROUS_GLOBAL": "TM910",
+        "UNKNOWN_GLOBAL": "TM911",
     }
 
 

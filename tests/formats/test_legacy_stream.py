@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from checkpoints import called
 from strategies import quick
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
@@ -168,7 +169,7 @@ def test_a_whole_pickled_module_has_the_names_of_its_state_dict(read: Read) -> N
 
 
 def test_a_class_is_named_as_such_though_it_is_pickled_with_its_source(read: Read) -> None:
-    assert set(read({"kind": nn.Linear, "x": torch.ones(1)}).calls) <= {"torch._utils._rebuild_tensor_v2",
+    assert called(read({"kind": nn.Linear, "x": torch.ones(1)})) <= {"torch._utils._rebuild_tensor_v2",
                                                                        "collections.OrderedDict"}  # fmt: skip
 
 
@@ -353,14 +354,14 @@ def test_a_call_hidden_in_any_of_the_pickles_is_told(read: Read) -> None:
             return print, ("ran",)
 
     pickles = (MAGIC, VERSION, {"note": Hostile()}, {}, [])
-    assert set(read(b"".join(pickle.dumps(each, 2) for each in pickles)).calls) == {"__builtin__.print"}
+    assert called(read(b"".join(pickle.dumps(each, 2) for each in pickles))) == {"__builtin__.print"}
 
 
 def test_a_call_hidden_behind_a_class_reference_is_told(read: Read) -> None:
     # ('module', os.system, None, None) as a reference, called with an argument
-    called = b"\x80\x02(X\x06\0\0\0modulecos\nsystem\nNNtQX\x01\0\0\0a\x85R."
+    call = b"\x80\x02(X\x06\0\0\0modulecos\nsystem\nNNtQX\x01\0\0\0a\x85R."
     pickles = [pickle.dumps(each, 2) for each in (MAGIC, VERSION, {})]
-    assert set(read(b"".join([*pickles, called, pickle.dumps([], 2)])).calls) == {"os.system"}
+    assert called(read(b"".join([*pickles, call, pickle.dumps([], 2)]))) == {"os.system"}
 
 
 @quick

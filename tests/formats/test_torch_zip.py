@@ -1,5 +1,6 @@
 import argparse
 import io
+import os
 import pickle
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import bad_files
 from strategies import FLOATING, quick
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DTYPES, Kind
@@ -799,3 +801,19 @@ def test_more_dimensions_than_torch_supports_are_a_misfit() -> None:
         inline=bytes(24),
     )  # fmt: skip
     assert "65 dimensions" in tensor.misfit()
+
+
+class _Command:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("true",)
+
+
+def test_what_a_stored_pickle_wished_for_has_its_place_in_the_file(read: Read) -> None:
+    contents = read([_Command()])
+    (wish,) = [each for each in contents.wishes if each.name == "system"]
+    assert contents.files[0].read(wish.place, 99).startswith(f"c{os.system.__module__}\nsystem\n".encode())
+
+
+def test_what_a_compressed_pickle_wished_for_has_its_place_in_the_pickle_only(tmp_path: Path) -> None:
+    contents = read_contents(bad_files.rezipped(tmp_path / "x.pth"))
+    assert {wish.place for wish in contents.wishes} == {None}

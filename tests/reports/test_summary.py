@@ -48,7 +48,7 @@ STEP = finding(Code.STEP_COUNT, ref(Role.OPTIMIZER_STEP, "state.0.step", "optimi
 CHECKSUM = finding(Code.WRONG_CHECKSUM, None)
 CHECKSUM_OF_TENSOR = finding(Code.WRONG_CHECKSUM, MEAN.ref)
 UNREFERENCED = finding(Code.UNREFERENCED, None, Severity.NOTE)
-CALLS = finding(Code.RUNS_CODE, None, Severity.WARNING)
+CALLS = finding(Code.UNKNOWN_GLOBAL, None, Severity.WARNING)
 
 
 def number(code, leaf, place=100, severity=Severity.ERROR):
@@ -136,7 +136,7 @@ def test_a_statistic_that_could_not_be_read_is_not_fixable():
     assert not is_fixable(UNREADABLE_MEAN)
 
 
-@pytest.mark.parametrize("code", [Code.WRONG_CHECKSUM, Code.OVERLAPPING, Code.DUPLICATE_NAMES, Code.RUNS_CODE])
+@pytest.mark.parametrize("code", [Code.WRONG_CHECKSUM, Code.OVERLAPPING, Code.DUPLICATE_NAMES, Code.DANGEROUS_GLOBAL])
 def test_an_error_about_the_file_itself_is_never_healthy_and_never_fixable(code):
     assert summary(finding(code, None)).verdict is Verdict.UNTRUSTED
 

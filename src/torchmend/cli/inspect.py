@@ -57,9 +57,13 @@ def _inspect(path: Path, progress: ScanProgress | None, *, stats: bool) -> Inspe
             source.count_all = stats
             source.report_to(progress)
             diagnosis = diagnose_source(source)
-            return Inspection(diagnosis=diagnosis, shared=_shared(source), calls=dict(source.contents.calls))
+            return Inspection(diagnosis=diagnosis, shared=_shared(source), calls=_calls(source))
     except FileError:
         return Inspection(diagnosis=diagnose_file(path, progress))
+
+
+def _calls(source: FileSource) -> dict[str, str]:
+    return {wish.dotted: wish.call or wish.dotted for wish in source.contents.wishes}
 
 
 def _shared(source: FileSource) -> dict[TensorRef, TensorRef]:

@@ -6,7 +6,8 @@ from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import FileError
 from torchmend.facts.findings import Diagnosis, Finding, Skipped
-from torchmend.rules.files import judge_calls, judge_structure
+from torchmend.rules.files import judge_structure
+from torchmend.rules.globals import judge_wishes
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
 
@@ -43,7 +44,7 @@ def diagnose_source(source: FileSource, *, verify_checksums: bool = False) -> Di
     contents = source.contents
     structure = (
         *judge_structure((*contents.oddities, *(source.wrong_checksums() if verify_checksums else ()))),
-        *judge_calls(contents.calls),
+        *judge_wishes(contents.wishes),
     )
     judged = sorted((*structure, *judge(source)), key=lambda finding: -finding.severity)
     return Diagnosis(

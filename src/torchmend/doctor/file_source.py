@@ -1,6 +1,6 @@
 """A checkpoint file as a source of named, measured tensors."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -21,6 +21,10 @@ ScanProgress = Callable[[int, int], None]
 """Called with (bytes looked at since the last call, bytes to look at in all)."""
 
 
+LEAST_WORK, WORK_TIMES = 256 << 20, 16
+"""Bytes of views that are looked at in any file, and times the size of a larger one: tensors that share storage."""
+
+
 class FileSource:
     """An open checkpoint: its tensors with roles, their measures, and their elements on demand.
 
@@ -37,9 +41,7 @@ class FileSource:
         plain = [_ref(str(path), tensor) for tensor in self.contents.tensors]
         self.refs = assign_roles(plain, self.contents.optimizers)
         self.stored = dict(zip(self.refs, self.contents.tensors, strict=True))
-        self.misfits = {
-            ref: problem for ref, tensor in self.stored.items() if not tensor.absent and (problem := tensor.misfit())
-        }
+        self.misfits = _misfits(self.stored, self.contents.nbytes)
         self.progress: Progress | None = None
         self.count_all = False
 
@@ -93,8 +95,8 @@ class FileSource:
 
     @cached_property
     def pinned(self) -> frozenset[TensorRef | Scalar]:
-        """What cannot be patched: it stands inside the pickle in a form of no fixed width, or nowhere."""
-        tensors = (ref for ref, stored in self.stored.items() if not stored.is_patchable)
+        """What cannot be patched: it stands inside the pickle in a form of no fixed width, or cannot be read."""
+        tensors = (ref for ref, stored in self.stored.items() if not stored.is_patchable or not self.is_readable(ref))
         return frozenset((*tensors, *(scalar for scalar in self.scalars if scalar.place is None)))
 
     def is_readable(self, ref: TensorRef) -> bool:
@@ -112,6 +114,24 @@ class FileSource:
     def row_sums(self, ref: TensorRef, axis: int) -> tuple[Vector, Vector]:
         """Sum the elements and their squares over all other axes; one slice along `axis` in memory at most."""
         return row_sums(self.raw(ref), ref.element, axis)
+
+
+def _misfits(stored: Mapping[TensorRef, StoredTensor], nbytes: int) -> dict[TensorRef, str]:
+    """Say of each tensor that cannot be looked at why: it does not fit its storage, or the file claims too much."""
+    misfits: dict[TensorRef, str] = {}
+    left, counted = max(LEAST_WORK, WORK_TIMES * nbytes), set[Hashable]()
+    for ref, tensor in stored.items():
+        if tensor.absent:
+            continue
+        problem = tensor.misfit()
+        if not problem and ref.storage not in counted:
+            counted.add(ref.storage)
+            left -= ref.numel * ref.element.itemsize
+            if left < 0:
+                problem = f"the tensors before it already claim many times the {nbytes:,} bytes of the file"
+        if problem:
+            misfits[ref] = problem
+    return misfits
 
 
 def _ref(source: str, tensor: StoredTensor) -> TensorRef:

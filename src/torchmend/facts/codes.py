@@ -56,7 +56,8 @@ class Code(StrEnum):
     OVERLAPPING = "TM906"
     UNREFERENCED = "TM907"
     DUPLICATE_NAMES = "TM908"
-    RUNS_CODE = "TM909"
+    DANGEROUS_GLOBAL = "TM910"
+    UNKNOWN_GLOBAL = "TM911"
 
     @property
     def family(self) -> str:

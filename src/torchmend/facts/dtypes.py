@@ -50,6 +50,11 @@ class DType:
         """Whether an element can be Inf or NaN (complex included)."""
         return self.kind in (Kind.FLOAT, Kind.COMPLEX)
 
+    @property
+    def is_real(self) -> bool:
+        """Whether an element is one real number."""
+        return self.kind in (Kind.FLOAT, Kind.INTEGER)
+
 
 def _threshold_float(name: str, itemsize: int, threshold: int) -> DType:
     return DType(

@@ -1,5 +1,6 @@
 """Nested dictionaries -> containers and names: the same split for files and for live dictionaries."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
@@ -9,6 +10,15 @@ Path = tuple[str | int, ...]
 
 LONGEST_TEXT = 200
 """Characters of metadata texts that are kept."""
+
+LONGEST_NAME = 4096
+"""Characters of a tensor's whole name; longer ones are refused, since everything that handles names would pay for them."""
+
+LONGEST_COMPONENT = 1000
+"""Characters of one key that are kept."""
+
+MOST_PARAMETERS = 200_000
+"""Parameters of one optimizer that are told apart."""
 
 LONGEST_NUMBER = 256
 """Bits of whole numbers that are kept; Python refuses to print very long ones."""
@@ -24,7 +34,9 @@ def component(key: object) -> str | int:
     if isinstance(key, int) and key.bit_length() > LONGEST_NUMBER:
         return "(unnamed)"
     if isinstance(key, bytes):
-        return key.decode("latin-1")
+        key = key.decode("latin-1")
+    if isinstance(key, str) and len(key) > LONGEST_COMPONENT:
+        return f"{key[: LONGEST_COMPONENT - 3]}..."
     return key if isinstance(key, str | int) else str(key)
 
 
@@ -38,21 +50,31 @@ def split_paths(paths: Sequence[Path], wholes: Collection[Path]) -> list[tuple[s
         paths: Of every tensor, from the root.
         wholes: Places of optimizer states and whole modules.
     """
-    direct: dict[Path, int] = {}
-    total: dict[Path, int] = {}
-    for path in paths:
-        direct[path[:-1]] = direct.get(path[:-1], 0) + 1
-        for depth in range(len(path)):
-            total[path[:depth]] = total.get(path[:depth], 0) + 1
+    places: dict[tuple[int, str | int], int] = {}  # every prefix is a number, so that none is hashed whole again
+    direct: Counter[int] = Counter()
+    total: Counter[int] = Counter()
 
-    def depth_of_container(path: Path) -> int:
-        for depth in range(len(path)):
-            here = path[:depth]
-            if here in wholes or 2 * direct.get(here, 0) >= total[here]:
+    def chain(path: Path) -> list[int]:
+        """Number every prefix of a path that is a place around it."""
+        here, numbers = 0, [0]
+        for key in path[:-1]:
+            here = places.setdefault((here, key), len(places) + 1)
+            numbers.append(here)
+        return numbers[: len(path)]
+
+    whole = {chain((*path, ""))[-1] for path in wholes}
+    chains = [chain(path) for path in paths]
+    for numbers in chains:
+        total.update(numbers)
+        direct.update(numbers[-1:])
+
+    def depth_of_container(numbers: list[int]) -> int:
+        for depth, here in enumerate(numbers):
+            if here in whole or 2 * direct[here] >= total[here]:
                 return depth
-        return max(len(path) - 1, 0)
+        return max(len(numbers) - 1, 0)
 
-    depths = [depth_of_container(path) for path in paths]
+    depths = [depth_of_container(numbers) for numbers in chains]
     return [
         (joined(path[:depth]), joined(path[depth:]) or "(tensor)") for path, depth in zip(paths, depths, strict=True)
     ]
@@ -64,7 +86,8 @@ def parameter_keys(
     """List an optimizer's parameters in the order of its `param_groups`: key in `state`, and name if known.
 
     Args:
-        groups: The `param_groups` of an optimizer's state dict; what is no such group is passed over.
+        groups: The `param_groups` of an optimizer's state dict; what is no such group is passed over. One that lists
+            the same parameters over and over tells nothing.
         name_of: Turns a key into a path component.
     """
     keys: list[tuple[str, str | None]] = []
@@ -72,6 +95,8 @@ def parameter_keys(
         if not isinstance(group, dict) or not isinstance(group.get("params"), list):
             continue
         params = group["params"]
+        if len(keys) + len(params) > MOST_PARAMETERS:
+            return ()
         names = group.get("param_names")
         known = names if isinstance(names, list) and len(names) == len(params) else [None] * len(params)
         keys += [

@@ -1,6 +1,6 @@
 """What every format is read into: stored tensors with their places in the file, and scalars."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -161,6 +161,40 @@ class Oddity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A name that a pickle wanted to import, and perhaps to call. It was not.
+
+    Args:
+        module: The module.
+        name: What of it; a dotted name walks over attributes.
+        call: Its first call as Python would write it, shortened; empty when it was only imported.
+        at: Where in the pickle the first opcode stands that asks for it.
+        place: Where that opcode stands in the file; None when the pickle is compressed.
+        pickle: What the file calls the pickle, where it holds several.
+    """
+
+    module: str
+    name: str
+    call: str = ""
+    at: int = 0
+    place: int | None = None
+    pickle: str = ""
+
+    @property
+    def dotted(self) -> str:
+        """Module and name joined by a dot."""
+        return f"{self.module}.{self.name}"
+
+
+def first_wishes(wishes: Iterable[Wish]) -> tuple[Wish, ...]:
+    """Keep the first wish for each name."""
+    kept: dict[tuple[str, str], Wish] = {}
+    for wish in wishes:
+        kept.setdefault((wish.module, wish.name), wish)
+    return tuple(kept.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """A checkpoint, read but not looked into: what it holds and where.
 
@@ -174,7 +208,7 @@ class Contents:
             `param_groups`, and their names where the file tells them.
         records: Stretches with checksums.
         oddities: What is wrong or unusual about the structure.
-        calls: Functions that a pickle inside wanted to call, each with the arguments of its first call, shortened.
+        wishes: Names that pickles inside wanted to import, once each.
     """
 
     files: tuple[MappedFile, ...]
@@ -185,7 +219,7 @@ class Contents:
     optimizers: dict[str, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     oddities: tuple[Oddity, ...] = ()
-    calls: dict[str, str] = field(default_factory=dict)
+    wishes: tuple[Wish, ...] = ()
 
     @property
     def nbytes(self) -> int:

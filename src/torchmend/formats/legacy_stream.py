@@ -49,7 +49,7 @@ def read(file: MappedFile) -> Contents:
         raise _malformed(f"it is of version {version!r}, where only {VERSION} is known")
     if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
         raise _malformed("its list of storages is none")
-    tree = read_tree(root)
+    tree = read_tree(root, machine.state.limit)
     keys = [str(key) for key in keys]
     extents, end = _walk(file, machine.state.position, keys, references.storages)
     tensors = [
@@ -65,7 +65,7 @@ def read(file: MappedFile) -> Contents:
         scalars=tuple(tree.scalars),
         optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
         oddities=(*duplicates(f"storage {key}" for key in keys), *unreferenced(pieces, tensors, file.size - end)),
-        calls={name: call.shown() for name, call in machine.calls.items()},
+        wishes=machine.wishes(start=0),
     )
 
 

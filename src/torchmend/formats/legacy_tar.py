@@ -18,7 +18,7 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.facts.paths import joined
-from torchmend.formats.contents import Contents, Extent
+from torchmend.formats.contents import Contents, Extent, first_wishes
 from torchmend.formats.layout import Piece, duplicates, unreferenced
 from torchmend.formats.legacy_stream import truncated
 from torchmend.formats.mapped import MappedFile
@@ -69,7 +69,7 @@ def read(file: MappedFile) -> Contents:
     storages = _Storages(file, parts["storages"])
     tensors, machine = _tensors(file, parts["tensors"], storages.references)
     pickled = _machine(file, parts["pickle"], {**storages.references, **tensors})
-    tree = read_tree(_next(pickled, file, parts["pickle"]))
+    tree = read_tree(_next(pickled, file, parts["pickle"]), pickled.state.limit)
     found = [
         placed(container, name, spec, storages.extents.get(spec.storage.key) if spec.storage else None)
         for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)
@@ -78,7 +78,7 @@ def read(file: MappedFile) -> Contents:
     pieces = [
         Piece(name=f"storage {key}", start=e.start, end=e.start + e.nbytes) for key, e in storages.extents.items()
     ]
-    calls = {**storages.machine.calls, **machine.calls, **pickled.calls}
+    machines = {"storages": storages.machine, "tensors": machine, "pickle": pickled}
     return Contents(
         files=(file,),
         format="legacy torch tar",
@@ -86,7 +86,7 @@ def read(file: MappedFile) -> Contents:
         scalars=tuple(tree.scalars),
         optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
         oddities=(*duplicates(part.name for part in listed), *unreferenced(pieces, found, _behind(file, listed))),
-        calls={name: call.shown() for name, call in calls.items()},
+        wishes=first_wishes(wish for name, each in machines.items() for wish in each.wishes(start=0, pickle=name)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchmend.facts.dtypes import DTYPES, DType
 from torchmend.facts.errors import FileError
-from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
+from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor, Wish, first_wishes
 from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.mapped import MappedFile
@@ -67,7 +67,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
     """
     inflated = Inflated(file, (member for member in listed if member.name.endswith(SUFFIX)))
     tensors: list[StoredTensor] = []
-    calls: dict[str, str] = {}
+    wishes: list[Wish] = []
     spare = 0
     for member in listed:
         if not member.name.endswith(SUFFIX):
@@ -83,7 +83,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
         tensor = _tensor(name, header, member, inflated)
         tensors.append(tensor)
         if header.holds_objects:
-            calls |= _calls(file, member, header)
+            wishes += _wishes(file, member, header)
         elif tensor.extent is not None and not tensor.packed:
             spare += member.nbytes - header.length - tensor.extent.nbytes
     return Contents(
@@ -96,7 +96,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
             if m.method == STORED and m.nbytes
         ),
         oddities=(*_oddities(listed, spare), *inflated.oddities),
-        calls=calls,
+        wishes=first_wishes(wishes),
     )
 
 
@@ -183,14 +183,14 @@ def _absent(name: str, reason: str) -> StoredTensor:
     return StoredTensor(container="", name=name, dtype=dtype, shape=(), strides=(), absent=reason)
 
 
-def _calls(file: MappedFile, member: Member, header: _Header) -> dict[str, str]:
-    """List the functions that pickled elements want to call; they are only read as data, whatever they are."""
+def _wishes(file: MappedFile, member: Member, header: _Header) -> tuple[Wish, ...]:
+    """List what pickled elements want to import; they are only read as data, whatever they are."""
     try:
         machine = Machine(read_member(file, member, LARGEST_INFLATED), header.length)
     except FileError:
-        return {}  # larger than any array of objects, or damaged
+        return ()  # larger than any array of objects, or damaged
     try:
         machine.run()
     except FileError:
-        pass  # what it wanted to call up to there counts
-    return {name: call.shown() for name, call in machine.calls.items()}
+        pass  # what it wanted up to there counts
+    return machine.wishes(start=member.start if member.method == STORED else None, pickle=member.name)

@@ -6,6 +6,7 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DTYPES
 from torchmend.facts.errors import FileError
+from torchmend.facts.paths import LONGEST_NAME
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, Extent, StoredTensor
 from torchmend.formats.layout import duplicates, overlaps, pieces_of, unreferenced
@@ -13,6 +14,9 @@ from torchmend.formats.mapped import MappedFile
 
 LARGEST_HEADER = 100_000_000
 """The format's own limit, in bytes."""
+
+MOST_SIZES = 1000
+"""Dimensions from which on even the number of elements is not worth working out."""
 
 _DTYPES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -46,7 +50,9 @@ def read(file: MappedFile) -> Contents:
         raise _truncated(f"a header of {length:,} bytes", file)
     try:
         names: list[str] = []
-        header: Any = json.loads(file.read(8, length), object_pairs_hook=lambda pairs: _object(pairs, names))
+        header: Any = json.loads(
+            str(file.read(8, length), "utf-8"), object_pairs_hook=lambda pairs: _object(pairs, names)
+        )
     except (ValueError, RecursionError) as error:
         raise _malformed(f"its header is no JSON ({error})") from None
     if not isinstance(header, dict):
@@ -89,6 +95,10 @@ def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
         whole = isinstance(kind, str) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         whole = False
+    if len(name) > LONGEST_NAME:
+        raise _malformed(f"a tensor's name of {len(name):,} characters")
+    if whole and len(shape) > MOST_SIZES:
+        raise _malformed(f"a tensor of {len(shape):,} dimensions")
     if not whole or start > end:
         raise _malformed(f"the entry of {name} lacks a dtype, a shape or data_offsets")
     if base + end > file.size:

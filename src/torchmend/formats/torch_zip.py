@@ -12,7 +12,7 @@ from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.facts.paths import joined
 from torchmend.facts.tensors import Scalar
-from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor
+from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor, Wish, first_wishes
 from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.pickles.machine import Machine
@@ -23,8 +23,8 @@ from torchmend.formats.sections import Readable
 from torchmend.formats.zips import STORED, Member, read_member
 
 LARGEST_PICKLE = 2 << 30
-LARGEST_INFLATED = 256 << 20
-"""A compressed pickle may be small and inflate to anything; no index of tensors is this long."""
+LEAST_INFLATED, LARGEST_INFLATED, INFLATED_TIMES = 4 << 20, 256 << 20, 4
+"""A compressed pickle may be small and inflate to anything; an index of tensors is short against its file."""
 
 LONGEST_DESCRIPTOR = 24
 
@@ -72,7 +72,7 @@ def read(file: Readable, listed: list[Member]) -> Contents:
             if m.method == STORED and m.nbytes
         ),
         oddities=(*_oddities(listed, (f"{root}data/", f"{root}constants/"), tensors), *inflated.oddities),
-        calls={name: shown for part in parts for name, shown in part.calls.items()},
+        wishes=first_wishes(wish for part in parts for wish in part.wishes),
     )
 
 
@@ -83,7 +83,7 @@ class _Part:
     name: str
     pickled: Member
     tree: Tree
-    calls: dict[str, str]
+    wishes: tuple[Wish, ...]
 
     @classmethod
     def read(
@@ -91,16 +91,21 @@ class _Part:
     ) -> Self:
         """Read a pickle; `named` puts names into what it holds."""
         pickled = members[f"{root}{name}.pkl"]
-        limit = LARGEST_PICKLE if pickled.method == STORED else LARGEST_INFLATED
-        machine = Machine(read_member(file, pickled, limit))
-        tree = read_tree(named(machine.run()))
-        calls = {called: call.shown() for called, call in machine.calls.items()}
-        return cls(name=name, pickled=pickled, tree=tree, calls=calls)
+        machine = Machine(read_member(file, pickled, _longest_pickle(file, pickled)))
+        tree = read_tree(named(machine.run()), machine.state.limit)
+        wishes = machine.wishes(start=pickled.start if pickled.method == STORED else None)
+        return cls(name=name, pickled=pickled, tree=tree, wishes=wishes)
 
 
 def _constants(value: Any) -> dict[str, Any]:
     """Give constants the names by which the code calls them: `CONSTANTS.c0` is the first."""
     return {"CONSTANTS": {f"c{at}": item for at, item in enumerate(value)}} if isinstance(value, tuple) else {}
+
+
+def _longest_pickle(file: Readable, pickled: Member) -> int:
+    if pickled.method == STORED:
+        return LARGEST_PICKLE
+    return min(LARGEST_INFLATED, max(LEAST_INFLATED, INFLATED_TIMES * file.size))
 
 
 def _placed(scalar: Scalar, pickled: Member) -> Scalar:

@@ -76,7 +76,8 @@ def decode(raw: Raw, dtype: DType) -> NDArray[np.floating]:
 def decode_any(raw: Raw, dtype: DType) -> NDArray[np.float64]:
     """Turn raw integers of a real float or integer type into float64 of the same shape."""
     if dtype.kind is Kind.FLOAT:
-        return decode(raw, dtype).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs become quiet ones
+            return decode(raw, dtype).astype(np.float64)
     if dtype.name.startswith("int"):
         return raw.view(np.dtype(f"i{dtype.itemsize}")).astype(np.float64)
     return raw.astype(np.float64)
@@ -136,12 +137,10 @@ def damaged(raw: Raw, dtype: DType, *, nonnegative: bool) -> NDArray[np.bool_]:
     Args:
         raw: Native order; for a complex type with a last axis of length two, which is reduced away.
         dtype: The element type. Of other kinds than floats nothing is damaged.
-        nonnegative: Whether values below zero are damage.
+        nonnegative: Whether values below zero are damage; in a complex element, in either part.
     """
     part = component(dtype)
     bad = nonfinite(raw, part)
-    if dtype.kind is Kind.COMPLEX:
-        return np.asarray(bad.any(axis=-1))
-    if nonnegative and dtype.kind is Kind.FLOAT:
+    if nonnegative and dtype.is_floating:
         bad |= decode(raw, part) < 0
-    return bad
+    return np.asarray(bad.any(axis=-1)) if dtype.kind is Kind.COMPLEX else bad

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchmend.facts.sources import TensorSource, Vector
-from torchmend.facts.tensors import NormLayer
+from torchmend.facts.tensors import NormLayer, TensorRef
 
 Mask = NDArray[np.bool_]
 
@@ -54,9 +55,9 @@ def read_channels(source: TensorSource, layer: NormLayer) -> Channels:
     """Fetch a layer's vectors and the sums of the weight that feeds it."""
     mean, var = source.vector(layer.mean), source.vector(layer.var)
     sums, squares = _weight_sums(source, layer)
-    bias = source.vector(layer.feeding_bias) if layer.feeding_bias is not None else None
-    if bias is None or len(bias) != len(var) or not np.isfinite(bias).all():
-        bias = np.zeros(len(var))
+    bias = np.zeros(len(var))
+    if _is_sound(layer.feeding_bias, source) and layer.feeding_bias.numel == len(var):
+        bias = source.vector(layer.feeding_bias)
     return Channels(
         mean=mean,
         var=var,
@@ -70,8 +71,13 @@ def read_channels(source: TensorSource, layer: NormLayer) -> Channels:
 
 def _weight_sums(source: TensorSource, layer: NormLayer) -> tuple[Vector | None, Vector | None]:
     weight = layer.feeding
-    if weight is None or weight not in source.measures or source.measures[weight].nonfinite:
+    if not _is_sound(weight, source):
         return None, None
     axis = 0 if weight.shape[0] == layer.channels else 1
     sums, squares = source.row_sums(weight, axis)
     return sums, squares
+
+
+def _is_sound(ref: TensorRef | None, source: TensorSource) -> TypeGuard[TensorRef]:
+    """Return whether there is such a tensor, of finite real numbers that can be read."""
+    return ref is not None and ref.element.is_real and ref in source.measures and not source.measures[ref].nonfinite

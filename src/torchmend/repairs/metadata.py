@@ -49,7 +49,7 @@ def _meant(finding: Finding, scalars: Iterable[Scalar]) -> list[Scalar]:
     """Return the scalars that a finding is about: of a history it names the first only."""
     first = finding.scalar
     assert first is not None
-    if finding.code not in _ON_REQUEST or not isinstance(first.path[-1], int):
+    if finding.code not in _ON_REQUEST or not first.path or not isinstance(first.path[-1], int):
         return [first]
     return [s for s in scalars if s.path[:-1] == first.path[:-1] and _is_bad(s)]
 

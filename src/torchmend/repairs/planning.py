@@ -93,6 +93,10 @@ class _Planner:
         self.pinned = pinned
         self.resets = reset_optimizer
         self.evidence = Evidence(source)
+        self.layers = [
+            layer for layer in self.evidence.layers if layer.mean in source.measures and layer.var in source.measures
+        ]
+        self.of_layers = {ref for layer in self.layers for ref in (layer.mean, layer.var)}
         self.moments = MomentPlanner(source, pinned)
         self.edits: dict[TensorRef, Edit] = {}
         self.refused: dict[TensorRef | Scalar, Refusal] = {}
@@ -109,6 +113,8 @@ class _Planner:
             return
         elif ref in self.pinned:
             self._refuse(ref, "it stands inside the pickle, where nothing is patched")
+        elif ref.role.is_statistic and ref not in self.of_layers:
+            self._refuse(ref, "the other statistic of its layer could not be read")
         elif ref.role.is_statistic:
             self.statistics.append(ref)
         elif finding.code is Code.SCALER_BROKEN:
@@ -122,7 +128,7 @@ class _Planner:
         """Plan all damaged statistics together: variances serve as units for means."""
         if not self.statistics:
             return
-        planner = StatisticsPlanner(self.source, self.evidence.layers, donors=self._donor_vector)
+        planner = StatisticsPlanner(self.source, self.layers, donors=self._donor_vector)
         reset = strategy is Strategy.RESET
         for edit in planner.reset(self.statistics) if reset else planner.plan(self.statistics):
             self.edits[edit.ref] = edit

@@ -16,7 +16,8 @@ class Inspection:
     Args:
         diagnosis: Of which only refs, measures, numbers and what was skipped are shown.
         shared: For a tensor whose storage another one before it has too, that one.
-        calls: What a pickle in the file would import and call if it were loaded, with its arguments.
+        calls: What pickles in the file would import and call if they were loaded: dotted names, each with its call
+            as Python would write it, or the name again where it is only imported.
     """
 
     diagnosis: Diagnosis

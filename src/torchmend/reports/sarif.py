@@ -32,6 +32,7 @@ _WARNINGS: Final = frozenset(
         Code.STEP_COUNT,
         Code.BEST_METRIC,
         Code.LOSS_NOT_FINITE,
+        Code.UNKNOWN_GLOBAL,
     }
 )
 _NOTES: Final = frozenset(

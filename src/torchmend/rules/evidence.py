@@ -35,6 +35,12 @@ class Evidence:
         """Fetch a short tensor as float64."""
         return self.source.vector(ref)
 
+    def number(self, ref: TensorRef) -> float | None:
+        """Fetch the number that a tensor of one element holds; None if it is no real number or cannot be read."""
+        if ref.numel != 1 or not ref.element.is_real or not self.source.is_readable(ref):
+            return None
+        return float(self.source.vector(ref)[0])
+
     def is_sound(self, ref: TensorRef) -> bool:
         """Return whether a tensor was measured and nothing in it is damaged."""
         measure = self.measures.get(ref)

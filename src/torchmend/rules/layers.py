@@ -50,7 +50,7 @@ def _layers_of(members: list[TensorRef]) -> list[NormLayer]:
 
 
 def _affine(ref: TensorRef | None, var: TensorRef) -> TensorRef | None:
-    return ref if ref is not None and ref.numel == var.numel else None
+    return ref if ref is not None and ref.numel == var.numel and ref.element.is_real else None
 
 
 def _feeding(members: list[TensorRef], position: int, channels: int) -> TensorRef | None:

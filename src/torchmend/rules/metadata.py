@@ -33,13 +33,12 @@ def scaler(evidence: Evidence) -> Iterator[Finding]:
         if is_scale and isinstance(scalar.value, int | float) and (severity := _bad_scale(float(scalar.value))):
             yield finding(Code.SCALER_BROKEN, severity, scalar, detail=f"scale {scalar.value:g}")
     for ref in evidence.refs:
-        if ref.role is not Role.SCALER_STATE or ref.leaf not in ("scale", "_scale") or ref.numel != 1:
+        if ref.role is not Role.SCALER_STATE or ref.leaf not in ("scale", "_scale"):
             continue
-        if evidence.source.is_readable(ref):
-            value = float(evidence.vector(ref)[0])
-            if severity := _bad_scale(value):
-                measure = evidence.measures.get(ref)
-                yield finding(Code.SCALER_BROKEN, severity, ref, measure=measure, detail=f"scale {value:g}")
+        value = evidence.number(ref)
+        if value is not None and (severity := _bad_scale(value)):
+            measure = evidence.measures.get(ref)
+            yield finding(Code.SCALER_BROKEN, severity, ref, measure=measure, detail=f"scale {value:g}")
 
 
 def _bad_scale(scale: float) -> Severity | None:
@@ -68,7 +67,7 @@ def metrics(evidence: Evidence) -> Iterator[Finding]:
         value, name = scalar.value, scalar.leaf.lower()
         if not isinstance(value, float) or math.isfinite(value) or scalar.leaf in _LEARNING_RATES:
             continue
-        place = scalar.path[:-1] if isinstance(scalar.path[-1], int) else scalar.path
+        place = scalar.path[:-1] if scalar.path and isinstance(scalar.path[-1], int) else scalar.path
         if place in told:
             continue
         if "best" in name:

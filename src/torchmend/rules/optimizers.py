@@ -66,10 +66,9 @@ def _steps(evidence: Evidence) -> Iterator[tuple[TensorRef | Scalar, str, str, f
         if not ref.role.is_optimizer:
             continue
         containers.add(ref.container)
-        if ref.role is Role.OPTIMIZER_STEP and ref.numel == 1 and evidence.source.is_readable(ref):
-            count = float(evidence.vector(ref)[0])
-            if np.isfinite(count):
-                yield ref, ref.container, ref.prefix, count
+        count = evidence.number(ref) if ref.role is Role.OPTIMIZER_STEP else None
+        if count is not None and np.isfinite(count):
+            yield ref, ref.container, ref.prefix, count
     for scalar in evidence.scalars:
         if len(scalar.path) < 3 or scalar.path[-1] != "step" or scalar.path[-3] != "state":
             continue

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torchmend.facts.dtypes import Kind
 from torchmend.facts.tensors import Role, TensorRef
+from torchmend.measure.fetch import VECTOR_LIMIT
 
 ParameterKeys = Sequence[tuple[str, str | None]]
 """An optimizer's parameters in the order of its `param_groups`: (key in `state`, name if known)."""
@@ -64,10 +65,16 @@ def main_container(refs: Sequence[TensorRef]) -> str:
 
 
 def _norm_prefixes(members: Iterable[TensorRef]) -> set[str]:
-    leaves: dict[str, set[str]] = defaultdict(set)
+    """Find where a running mean and a running variance stand side by side: real, short, of the same shape."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for ref in members:
-        leaves[ref.prefix].add(ref.leaf)
-    return {prefix for prefix, names in leaves.items() if {"running_mean", "running_var"} <= names}
+        if ref.element.kind is Kind.FLOAT and ref.numel <= VECTOR_LIMIT:
+            shapes[ref.prefix][ref.leaf] = ref.shape
+    return {
+        prefix
+        for prefix, leaves in shapes.items()
+        if {"running_mean", "running_var"} <= leaves.keys() and leaves["running_mean"] == leaves["running_var"]
+    }
 
 
 def _model_containers(containers: Mapping[str, list[TensorRef]], optimizers: Mapping[str, ParameterKeys]) -> set[str]:
@@ -189,13 +196,10 @@ class _LiveNames:
 
 def plain_name(name: str) -> str:
     """Return a name without the wrappers that DDP, compile, EMA classes and trainers put in front."""
-    while True:
-        for wrapper in _WRAPPERS:
-            if name.startswith(wrapper):
-                name = name[len(wrapper) :]
-                break
-        else:
-            return name
+    start = 0
+    while (wrapper := next((w for w in _WRAPPERS if name.startswith(w, start)), None)) is not None:
+        start += len(wrapper)
+    return name[start:]
 
 
 def _with_param(

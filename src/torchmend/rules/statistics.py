@@ -136,10 +136,9 @@ def _counted_layers(evidence: Evidence) -> Iterator[tuple[NormLayer, TensorRef, 
     prefixes = {(layer.container, layer.prefix): layer for layer in evidence.layers}
     for ref in evidence.refs:
         layer = prefixes.get((ref.container, ref.group or "")) if ref.role is Role.BATCH_COUNT else None
-        if layer is not None and ref.numel == 1 and evidence.source.is_readable(ref):
-            value = float(evidence.vector(ref)[0])
-            if np.isfinite(value):
-                yield layer, ref, int(value)
+        value = evidence.number(ref) if layer is not None else None
+        if layer is not None and value is not None and np.isfinite(value):
+            yield layer, ref, int(value)
 
 
 def never_moved(evidence: Evidence) -> Iterator[Finding]:

@@ -58,7 +58,9 @@ def _as_bytes(value: Any) -> bytes:
             raise MalformedError("an unknown encoding")
         if not isinstance(text, str):
             raise MalformedError("no text to encode")
-        return text.encode("latin-1")
+        if value.encoded is None:
+            value.encoded = text.encode("latin-1")
+        return value.encoded
     if isinstance(value, str):  # protocol 2 and below, written by Python 2
         return value.encode("latin-1")
     if not isinstance(value, bytes):

@@ -11,9 +11,10 @@ from typing import Any
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
+from torchmend.formats.contents import Wish
 from torchmend.formats.mapped import Buffer
 from torchmend.formats.pickles.opcodes import STOP, bind
-from torchmend.formats.pickles.records import Call, Persistent
+from torchmend.formats.pickles.records import Persistent
 from torchmend.formats.pickles.state import CutError, State
 
 MOST_OPCODES = 100_000_000
@@ -34,10 +35,24 @@ class Machine:
         self.is_cut = False
         """Whether the last run failed because the bytes ended before the pickle did."""
 
-    @property
-    def calls(self) -> dict[str, Call]:
-        """The functions that the pickles so far wanted to call, by dotted name, each with its first call."""
-        return self.state.calls
+    def wishes(self, *, start: int | None = None, pickle: str = "") -> tuple[Wish, ...]:
+        """Return the names that the pickles so far wanted to import, in their order, each with its first call.
+
+        Args:
+            start: Where in the file the machine's data begin; None when they are compressed there.
+            pickle: What the file calls this pickle, where there are several.
+        """
+        return tuple(
+            Wish(
+                module=found.module,
+                name=found.name,
+                call=self.state.calls[found].shown() if found in self.state.calls else "",
+                at=at,
+                place=None if start is None else start + at,
+                pickle=pickle,
+            )
+            for found, at in self.state.imports.items()
+        )
 
     def run(self) -> Any:
         """Return the pickled object, with inert records in it; another run reads the pickle that follows.

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from torchmend.formats.pickles.records import Global, Persistent, PlacedFloat
-from torchmend.formats.pickles.state import MARK, State
+from torchmend.formats.pickles.records import Persistent, PlacedFloat
+from torchmend.formats.pickles.state import MARK, MEMO_COST, MOST_MEMO, State
 
 STOP = object()
 """What the handler of the last opcode returns."""
@@ -126,7 +126,9 @@ def _stack(m: State) -> _Group:
 
 def _memo(m: State) -> _Group:
     def put(key: int) -> None:
-        m.spend(40)
+        if not 0 <= key < MOST_MEMO:
+            raise ValueError("a memo key that no pickler writes")
+        m.spend(MEMO_COST)
         m.memo[key] = m.stack[-1]
 
     return {
@@ -189,17 +191,26 @@ def _containers(m: State) -> _Group:
 
 
 def _objects(m: State) -> _Group:
+    def named() -> None:
+        at = m.position - 1
+        m.find(_text(m.line()), _text(m.line()), at)
+
     def stack_global() -> None:
         name, module = m.pop(), m.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise TypeError("a name that is not text")
-        m.create(Global(module, name))
+        m.find(module, name, m.position - 1)
 
     def extension(layout: struct.Struct) -> Callable[[], None]:
-        return lambda: m.create(Global("copyreg", f"extension {m.number(layout)}"))
+        def handler() -> None:
+            at = m.position - 1
+            m.find("copyreg", f"extension {m.number(layout)}", at)
+
+        return handler
 
     def instance() -> None:
-        target = Global(_text(m.line()), _text(m.line()))
+        named()
+        target = m.pop()
         m.call(target, tuple(m.since_mark()))
 
     def marked_object() -> None:
@@ -224,7 +235,7 @@ def _objects(m: State) -> _Group:
         m.build(m.stack[-1], state)
 
     return {
-        "c": lambda: m.create(Global(_text(m.line()), _text(m.line()))),
+        "c": named,
         "\x93": stack_global,
         "\x82": extension(_U1),
         "\x83": extension(_U2),

@@ -15,6 +15,10 @@ class NotNumbersError(ValueError):
     """An array holds texts, dates or objects."""
 
 
+MOST_SIZES = 64
+"""Dimensions of a tensor; torch allows as many."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSpec:
     """A storage as a pickle names it.
@@ -63,6 +67,8 @@ def sizes(value: Any) -> tuple[int, ...]:
     """Read the sizes or strides of a tensor; raise MalformedError if they are none."""
     if isinstance(value, Call) and value.named("torch.Size"):
         value = value.args[0] if value.args else ()
+    if isinstance(value, tuple | list) and len(value) > MOST_SIZES:
+        raise MalformedError(f"{len(value):,} dimensions")
     if not isinstance(value, tuple | list) or not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in value):
         raise MalformedError("sizes that are not whole numbers from 0")
     return tuple(int(n) for n in value)

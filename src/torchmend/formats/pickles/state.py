@@ -7,13 +7,24 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.formats.mapped import Buffer
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent, fetched, known_as
 
 MOST_MEMORY = 4 << 30
 """Bytes, by estimate, that the objects of one pickle may take."""
 
+LEAST_MEMORY, MEMORY_TIMES = 64 << 20, 48
+"""Bytes that the objects of any pickle may take, and how many more for each byte of it; real ones take ten."""
+
+LARGEST_KEY = 1 << 60
+"""Whole numbers from here on share hashes when they are chosen to, and a dictionary of such keys takes for ever."""
+
+MOST_MEMO = 1 << 32
+
 OBJECT_COST = 160
-"""Bytes that one container or record takes, estimated from above for CPython 3.11 with its memo entry."""
+"""Bytes that one container or record takes, estimated from above for CPython 3.11."""
+
+MEMO_COST = 100
+"""Bytes that one entry of the memo takes, while its table doubles."""
 
 MARK = object()
 """Lies on the stack where a pickle has put a mark."""
@@ -38,8 +49,10 @@ class State:
         self.position = start
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.budget = MOST_MEMORY
-        self.calls: dict[str, Call] = {}
+        self.limit = min(MOST_MEMORY, LEAST_MEMORY + MEMORY_TIMES * (len(data) - start))
+        self.budget = self.limit
+        self.imports: dict[Global, int] = {}
+        self.calls: dict[Global, Call] = {}
 
     def over_limit(self, what: str) -> FileError:
         """Make the error for a pickle that asks for too much."""
@@ -53,7 +66,7 @@ class State:
         """Take memory from the budget."""
         self.budget -= nbytes
         if self.budget < 0:
-            raise self.over_limit(f"objects of more than {MOST_MEMORY >> 20:,} MiB")
+            raise self.over_limit(f"objects of more than {self.limit >> 20:,} MiB")
 
     # Reading the stream
 
@@ -127,23 +140,39 @@ class State:
             target.pairs = {} if target.pairs is None else target.pairs
             target = target.pairs
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[key if _is_plain(key) else OpaqueKey(key)] = value
+            target[key if is_plain(key) else OpaqueKey(key)] = value
 
     def build(self, target: Any, state: Any) -> None:
-        """Carry out BUILD: keep the state, apply nothing."""
+        """Carry out BUILD: keep the state, apply nothing. On an import it would have changed the module itself."""
         if isinstance(target, Call):
             target.state = state
+        elif isinstance(target, Global):
+            self.imports.setdefault(Global(target.module, f"{target.name}.__dict__"), self.position - 1)
+
+    def find(self, module: str, name: str, at: int) -> None:
+        """Record an import; the place of the first opcode that asks for each name is kept for the report."""
+        found = Global(module, name)
+        self.create(found)
+        self.imports.setdefault(found, at)
 
     def call(self, func: Any, args: Any) -> None:
         """Record a call; the first of each function is kept for the report."""
         self.construct(func, args)
-        if isinstance(func, Global):
-            self.calls.setdefault(func.dotted, self.stack[-1])
+        made = self.stack[-1]
+        if (named := known_as(func)) is not None:
+            self.calls.setdefault(named, made)
+        made.fetched = fetched(func, args)
+        if made.fetched is not None:
+            self.spend(OBJECT_COST)
+            self.imports.setdefault(made.fetched, self.position - 1)
 
     def construct(self, cls: Any, args: Any) -> None:
         """Record that an object was to be made without calling anything but its class."""
         self.create(Call(cls, args))
 
 
-def _is_plain(key: Any) -> bool:
-    return key is None or isinstance(key, str | int | float | bytes)
+def is_plain(key: Any) -> bool:
+    """Return whether a value may be the key of a dictionary here: hashing it runs nothing and takes no time."""
+    if isinstance(key, int):
+        return -LARGEST_KEY < key < LARGEST_KEY
+    return key is None or isinstance(key, str | float | bytes)

@@ -3,7 +3,8 @@
 Dictionaries and lists give path components; a whole pickled module gives the names of its `state_dict`.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,9 @@ from torchmend.facts.paths import LONGEST_NUMBER, LONGEST_TEXT, Path, joined
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.pickles.arrays import plain_number
 from torchmend.formats.pickles.rebuild import tensors_of, wrapped_parts
-from torchmend.formats.pickles.records import Call, Global, OpaqueKey, PlacedFloat
+from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent, PlacedFloat
 from torchmend.formats.pickles.specs import MalformedError, TensorSpec
+from torchmend.formats.pickles.state import is_plain
 
 __all__ = ["Tree", "joined", "read_tree", "split_paths"]
 
@@ -29,6 +31,17 @@ _TAGGED = tuple(
     for name in ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
 )
 """Functions that return their first argument: TorchScript notes a container's type with them."""
+
+MOST_ALIASES = 10_000
+"""How often tensors may be named once more, beyond once each."""
+
+MOST_LISTED = 10_000
+"""Numbers, texts and empty items of one list that are kept; beyond them only floats that are not finite."""
+
+MOST_ROOM = 1 << 30
+
+_KEPT, _COMPONENT = 100, 8
+"""Bytes that a tensor or number takes, and each component of its path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,61 +63,115 @@ class Tree:
     modules: set[Path] = field(default_factory=set)
 
 
-def read_tree(root: Any) -> Tree:
+def read_tree(root: Any, room: int = MOST_ROOM) -> Tree:
     """Find every tensor and scalar below an object that `Machine` returned.
 
     A container that is reached by several ways is listed under the first of them, so shared and cyclic
     structures end. The walk keeps its own stack: depth costs no recursion.
 
+    Args:
+        root: The object.
+        room: Bytes that names may take, all together: a few bytes of a pickle can repeat a long one very often.
+
     Raises:
-        FileError: It is nested deeper than any real checkpoint.
+        FileError: It is nested deeper, or names more, than any real checkpoint.
     """
-    tree = Tree()
+    walk = _Walk(room)
     seen: set[int] = set()
-    stack: list[tuple[Path, Any]] = [((), root)]
+    stack: list[tuple[int, Iterator[tuple[Path, Any]]]] = [(0, iter([((), root)]))]
     while stack:
-        path, value = stack.pop()
-        if len(path) > DEEPEST:
-            raise FileError(
-                Code.UNREADABLE,
-                f"The pickle inside nests deeper than {DEEPEST} levels.",
-                "No real checkpoint does; do not load this file with anything else either.",
-            )
-        if _is_leaf(tree, path, value) or id(value) in seen:
+        above, children = stack[-1]
+        path, value = next(children, (None, None))
+        if path is None:
+            stack.pop()
             continue
-        children = list(_children(tree, path, value))
-        if children:
+        if len(path) > DEEPEST:
+            raise _absurd(f"nests deeper than {DEEPEST} levels")
+        length = above + (len(path[-1]) if path and isinstance(path[-1], str) else _COMPONENT)
+        if walk.is_leaf(path, value, length) or id(value) in seen:
+            continue
+        if isinstance(value, dict | list | tuple | Call) and value != ():
             seen.add(id(value))
-            stack.extend(reversed(children))
-    return tree
+            stack.append((length, _children(walk.tree, path, value)))
+    return walk.tree
 
 
-def _is_leaf(tree: Tree, path: Path, value: Any) -> bool:
-    if isinstance(value, PlacedFloat):
-        tree.scalars.append(Scalar(path=path, value=float(value), place=value.at))
+def _absurd(what: str) -> FileError:
+    return FileError(
+        Code.UNREADABLE,
+        f"The pickle inside {what}.",
+        "No real checkpoint does; do not load this file with anything else either.",
+    )
+
+
+class _Walk:
+    """What a walk has found so far, and what it may still take."""
+
+    def __init__(self, room: int) -> None:
+        self.tree = Tree()
+        self._room = room
+        self._tensors: dict[int, list[TensorSpec] | str] = {}
+        self._aliases = 0
+
+    def is_leaf(self, path: Path, value: Any, length: int) -> bool:
+        """Keep a value that has nothing below it.
+
+        Args:
+            path: Where it was found.
+            value: Anything.
+            length: Characters of its name.
+        """
+        if isinstance(value, PlacedFloat):
+            self._keep(Scalar(path=path, value=float(value), place=value.at), length)
+        elif isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= LONGEST_NUMBER):
+            self._keep(Scalar(path=path, value=value), length)
+        elif isinstance(value, str):
+            if len(value) <= LONGEST_TEXT:
+                self._keep(Scalar(path=path, value=value), length)
+        elif isinstance(value, Call | Persistent):
+            return self._is_number(path, value, length) or self._is_tensor(path, value, length)
+        else:
+            return value is None or isinstance(value, int | bytes | Global)
         return True
-    if isinstance(value, bool | int | float):
-        if isinstance(value, float) or value.bit_length() <= LONGEST_NUMBER:
-            tree.scalars.append(Scalar(path=path, value=value))
+
+    def _spend(self, path: Path, length: int) -> None:
+        self._room -= _KEPT + length + _COMPONENT * len(path)
+        if self._room < 0:
+            raise _absurd("names more than fits its size")
+
+    def _keep(self, scalar: Scalar, length: int) -> None:
+        self._spend(scalar.path, length)
+        self.tree.scalars.append(scalar)
+
+    def _is_number(self, path: Path, value: Any, length: int) -> bool:
+        if (number := plain_number(value)) is None:
+            return False
+        self._keep(Scalar(path=path, value=number), length)
         return True
-    if isinstance(value, str):
-        if len(value) <= LONGEST_TEXT:
-            tree.scalars.append(Scalar(path=path, value=value))
+
+    def _is_tensor(self, path: Path, value: Any, length: int) -> bool:
+        """Keep a tensor; one that is reached again is described once."""
+        specs = self._tensors.get(id(value))
+        if specs is None:
+            try:
+                found = tensors_of(value)
+            except MalformedError as error:
+                specs = str(error)
+            else:
+                if found is None:
+                    return False
+                specs = found
+            self._tensors[id(value)] = specs
+        else:
+            self._aliases += 1
+            if self._aliases > MOST_ALIASES + len(self._tensors):
+                raise _absurd(f"names its tensors more than {self._aliases - 1:,} times over")
+        self._spend(path, length)
+        if isinstance(specs, str):
+            self.tree.malformed.append((path, specs))
+        else:
+            self.tree.leaves.extend((_with_suffix(path, spec.suffix), spec) for spec in specs)
         return True
-    if value is None or isinstance(value, bytes | Global):
-        return True
-    if (number := plain_number(value)) is not None:
-        tree.scalars.append(Scalar(path=path, value=number))
-        return True
-    try:
-        specs = tensors_of(value)
-    except MalformedError as error:
-        tree.malformed.append((path, str(error)))
-        return True
-    if specs is None:
-        return False
-    tree.leaves.extend((_with_suffix(path, spec.suffix), spec) for spec in specs)
-    return True
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:
@@ -115,9 +182,21 @@ def _children(tree: Tree, path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
     if isinstance(value, dict):
         yield from _entries(tree, path, value)
     elif isinstance(value, list | tuple):
-        yield from (((*path, i), item) for i, item in enumerate(value))
+        yield from _listed(path, value)
     elif isinstance(value, Call):
         yield from _call_children(tree, path, value)
+
+
+def _listed(path: Path, items: Sequence[Any]) -> Iterator[tuple[Path, Any]]:
+    for at, item in enumerate(items):
+        if at < MOST_LISTED or not _is_dull(item):
+            yield (*path, at), item
+
+
+def _is_dull(item: Any) -> bool:
+    if isinstance(item, float):
+        return math.isfinite(item)
+    return not item or isinstance(item, int | str | bytes | Global)
 
 
 def _entries(tree: Tree, path: Path, mapping: dict[Any, Any]) -> Iterator[tuple[Path, Any]]:
@@ -154,9 +233,9 @@ def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, A
     if pairs := {**listed, **(call.pairs or {})}:
         yield from _entries(tree, path, pairs)
     if call.items:
-        yield from (((*path, i), item) for i, item in enumerate(call.items))
+        yield from _listed(path, call.items)
     if isinstance(call.args, tuple | list) and not listed:
-        yield from (((*path, i), item) for i, item in enumerate(call.args) if not isinstance(item, str))
+        yield from (child for child in _listed(path, call.args) if not isinstance(child[1], str))
     if isinstance(state, dict):
         # An OrderedDict's attributes (the `_metadata` of a state dict) are no entries of it.
         yield from (((*path, _component(k)), v) for k, v in state.items() if k != "_metadata")
@@ -164,12 +243,12 @@ def _call_children(tree: Tree, path: Path, call: Call) -> Iterator[tuple[Path, A
         yield (*path, "(state)"), state
 
 
-def _listed_pairs(call: Call) -> dict[str | int, Any]:
+def _listed_pairs(call: Call) -> dict[Any, Any]:
     """Return the entries that a call gives to the dictionary it makes: so Python 2 pickles an OrderedDict."""
     if not call.named("collections.OrderedDict") or not isinstance(call.args, tuple) or len(call.args) != 1:
         return {}
     pairs = call.args[0] if isinstance(call.args[0], list) else []
-    if not all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str | int) for p in pairs):
+    if not all(isinstance(p, list | tuple) and len(p) == 2 and is_plain(p[0]) for p in pairs):
         return {}
     return dict(pairs)
 

@@ -1,0 +1,74 @@
+"""Small real checkpoints, some of them with damaged numbers, as bytes."""
+
+import functools
+import io
+
+import numpy as np
+import safetensors.torch
+import torch
+
+
+def _layers(*, damaged: bool) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = {
+            "conv.weight": torch.randn(4, 3, 1, 1),
+            "bn.weight": torch.rand(4),
+            "bn.bias": torch.randn(4),
+            "bn.running_mean": torch.randn(4),
+            "bn.running_var": torch.rand(4) + 0.5,
+            "bn.num_batches_tracked": torch.tensor(7),
+            "half.weight": torch.randn(2, 2).half(),
+        }
+    if damaged:
+        state["bn.running_mean"][1] = torch.inf
+        state["bn.running_var"][2] = -1.0
+        state["conv.weight"][0, 0] = torch.nan
+    return state
+
+
+def _training(*, damaged: bool) -> dict[str, object]:
+    state = _layers(damaged=damaged)
+    moments = {
+        at: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(4), "exp_avg_sq": torch.full((4,), torch.nan)}
+        for at in range(2)
+    }
+    return {
+        "model": state,
+        "ema": {name: tensor.clone() for name, tensor in _layers(damaged=False).items()},
+        "optimizer": {"state": moments, "param_groups": [{"lr": float("nan"), "params": [0, 1]}]},
+        "best_loss": float("inf"),
+        "epoch": 3,
+        "scaler": {"scale": 0.0, "growth_factor": 2.0, "_growth_tracker": 0},
+        "tied": state["conv.weight"],
+        "view": state["conv.weight"][1:],
+        "array": np.arange(4.0),
+        "sparse": torch.eye(2).to_sparse(),
+    }
+
+
+def _saved(value: object, **how: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream, **how)
+    return stream.getvalue()
+
+
+@functools.cache
+def torch_zips() -> tuple[bytes, ...]:
+    """Return files of `torch.save`."""
+    return (
+        _saved(_layers(damaged=False)),
+        _saved(_layers(damaged=True)),
+        _saved(_training(damaged=True)),
+        _saved(_training(damaged=False), pickle_protocol=4),
+        _saved(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))),
+    )
+
+
+@functools.cache
+def safetensors_files() -> tuple[bytes, ...]:
+    """Return files of safetensors."""
+    return tuple(
+        safetensors.torch.save(_layers(damaged=damaged), metadata)
+        for damaged, metadata in ((False, None), (True, {"format": "pt", "note": "a"}))
+    )
