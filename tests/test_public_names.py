@@ -8,12 +8,15 @@ import torchmend
 
 NAMES = [
     "Code",
+    "ConvertOptions",
+    "ConvertResult",
     "Diagnosis",
     "Edit",
     "FileError",
     "Finding",
     "FixOptions",
     "FixResult",
+    "Layout",
     "Measure",
     "RepairError",
     "RepairPlan",
@@ -29,6 +32,7 @@ NAMES = [
     "UserError",
     "check_model_health",
     "configure_bn_for_stability",
+    "convert",
     "diagnose",
     "fix",
     "repair",

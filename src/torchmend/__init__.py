@@ -7,10 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from torchmend.anywhere import diagnose, repair
+from torchmend.doctor.converting import ConvertOptions, ConvertResult
+from torchmend.doctor.converting import convert_file as convert
 from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
 from torchmend.doctor.undoing import UnfixResult
 from torchmend.doctor.undoing import unfix_file as unfix
+from torchmend.doctor.writing.outputs import Layout
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import FileError, RepairError, SourceChangedError, TorchmendError, UserError
 from torchmend.facts.findings import Diagnosis, Finding, Measure
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Code",
+    "ConvertOptions",
+    "ConvertResult",
     "Diagnosis",
     "Edit",
     "FileError",
     "Finding",
     "FixOptions",
     "FixResult",
+    "Layout",
     "Measure",
     "RepairError",
     "RepairPlan",
@@ -45,6 +51,7 @@ __all__ = [
     "UserError",
     "check_model_health",
     "configure_bn_for_stability",
+    "convert",
     "diagnose",
     "fix",
     "repair",

@@ -11,6 +11,7 @@ import typer
 
 from torchmend.cli.common import Exit, complain, use_any_encoding
 from torchmend.cli.compare import compare
+from torchmend.cli.convert import convert
 from torchmend.cli.diagnose import diagnose
 from torchmend.cli.explain import explain
 from torchmend.cli.fix import fix
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (diagnose, fix, unfix, inspect, compare, pick, explain):
+for command in (diagnose, fix, unfix, convert, inspect, compare, pick, explain):
     app.command()(command)
 
 

@@ -14,7 +14,7 @@ from torchmend.formats.mapped import MappedFile
 LARGEST_HEADER = 100_000_000
 """The format's own limit, in bytes."""
 
-_DTYPES = {
+DTYPE_NAMES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
@@ -28,6 +28,7 @@ _DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F4": "float4_e2m1fn_x2",
 }
+"""The format's names of element types, and ours."""
 
 
 def recognises(file: MappedFile) -> bool:
@@ -93,7 +94,7 @@ def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
         raise _malformed(f"the entry of {name} lacks a dtype, a shape or data_offsets")
     if base + end > file.size:
         raise _truncated(f"{name} up to byte {base + end:,}", file)
-    dtype = DTYPES.get(_DTYPES.get(kind, ""))
+    dtype = DTYPES.get(DTYPE_NAMES.get(kind, ""))
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
