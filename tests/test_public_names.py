@@ -23,6 +23,8 @@ NAMES = [
     "RepairResult",
     "Role",
     "Rung",
+    "SalvageOptions",
+    "SalvageResult",
     "Severity",
     "SourceChangedError",
     "Strategy",
@@ -36,6 +38,7 @@ NAMES = [
     "diagnose",
     "fix",
     "repair",
+    "salvage",
     "sanitize_model_bn_stats",
     "unfix",
 ]

@@ -11,6 +11,8 @@ from torchmend.doctor.converting import ConvertOptions, ConvertResult
 from torchmend.doctor.converting import convert_file as convert
 from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
+from torchmend.doctor.salvaging import SalvageOptions, SalvageResult
+from torchmend.doctor.salvaging import salvage_file as salvage
 from torchmend.doctor.undoing import UnfixResult
 from torchmend.doctor.undoing import unfix_file as unfix
 from torchmend.doctor.writing.outputs import Layout
@@ -42,6 +44,8 @@ __all__ = [
     "RepairResult",
     "Role",
     "Rung",
+    "SalvageOptions",
+    "SalvageResult",
     "Severity",
     "SourceChangedError",
     "Strategy",
@@ -55,6 +59,7 @@ __all__ = [
     "diagnose",
     "fix",
     "repair",
+    "salvage",
     "sanitize_model_bn_stats",
     "unfix",
 ]

@@ -77,6 +77,7 @@ def normalised(text, folder):
     """Take out what differs between machines: paths, sizes of torch's files, and figures of trained numbers."""
     text = text.replace(str(folder.resolve()), "<folder>").replace(metadata.version("torchmend"), "<version>")
     text = re.sub(r"\((torch zip|legacy torch stream), [\d.]+ kB,", r"(\1, <size>,", text)
+    text = re.sub(r"(B: it needs [\d,]+ bytes of a storage that has) [\d,]+", r"\1 <n>", text)
     text = re.sub(r"output: \S+ standard", "output: <error> standard", text)
     return re.sub(r"(?m)^    .+, the best of \d+ predictors", "    <method>, the best of <n> predictors", text)
 

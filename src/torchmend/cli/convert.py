@@ -17,6 +17,7 @@ from torchmend.reports.machine import Json, envelope, scalar_data
 from torchmend.reports.wording import MOST_LISTED, counted, one_line, place, size
 
 _MOST_SCALARS = 4
+_MOST_LEFT_OUT = 50
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint. It is only read.")]
 Target = Annotated[
@@ -123,13 +124,13 @@ def scalars_text(scalars: Sequence[Scalar]) -> str:
 
 
 def print_left_out(left_out: Sequence[LeftOut]) -> None:
-    """List tensors that were not written, the first few of them."""
-    for each in left_out[:MOST_LISTED]:
+    """List tensors that were not written, the first of them."""
+    for each in left_out[:_MOST_LEFT_OUT]:
         say(f"  {one_line(each.path)}  {size(each.nbytes)}: {one_line(each.reason)}")
-    say_more(len(left_out))
+    say_more(len(left_out), _MOST_LEFT_OUT)
 
 
-def say_more(count: int) -> None:
+def say_more(count: int, shown: int = MOST_LISTED) -> None:
     """Say how many entries a list has beyond those that are shown."""
-    if count > MOST_LISTED:
-        say(f"  and {count - MOST_LISTED:,} more")
+    if count > shown:
+        say(f"  and {count - shown:,} more (--format json lists all)")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchmend.doctor.file_source import ScanProgress
-from torchmend.doctor.packing import LeftOut, about, pack
+from torchmend.doctor.packing import LeftOut, about, left_behind, pack
 from torchmend.doctor.writing import outputs
 from torchmend.doctor.writing.outputs import Layout, Output
 from torchmend.doctor.writing.parcels import sharers
@@ -143,6 +143,6 @@ def _convert(
         nbytes=total,
         refused=tuple(refused),
         copies={} if target.layout is Layout.TORCH else sharers(parcels),
-        scalars=contents.scalars,
+        scalars=left_behind(contents),
         subclasses=_SUBCLASSES in contents.calls,
     )

@@ -9,6 +9,7 @@ from torchmend.doctor.writing.parcels import Parcel
 from torchmend.facts.dtypes import Kind
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.paths import joined
+from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, StoredTensor
 
 _MOST_NAMED = 12
@@ -45,10 +46,12 @@ def pack(
     """
     parcels: list[Parcel] = []
     left_out: list[LeftOut] = []
+    containers: set[str] = set()
     for place, tensor in enumerate(contents.tensors):
         inside = _inside(tensor.container, container)
         if inside is None:
             continue
+        containers.add(inside)
         parcel = Parcel(container=inside, name=tensor.name, tensor=tensor, files=contents.files)
         reason = (lost or {}).get(place) or _unreadable(tensor) or unwritable(parcel, layout)
         if reason:
@@ -58,7 +61,9 @@ def pack(
             parcels.append(parcel)
     if container is not None and not parcels and not left_out:
         raise _no_container(contents, container)
-    return _flattened(parcels, layout), left_out
+    if layout is not Layout.TORCH and len(containers) == 1:  # where there is but one, names need not tell it
+        parcels = [replace(parcel, container="") for parcel in parcels]
+    return parcels, left_out
 
 
 def _inside(container: str, chosen: str | None) -> str | None:
@@ -86,11 +91,9 @@ def _unreadable(tensor: StoredTensor) -> str:
     return tensor.misfit()
 
 
-def _flattened(parcels: list[Parcel], layout: Layout) -> list[Parcel]:
-    """Leave the container out where there is but one and the layout has none."""
-    if layout is Layout.TORCH or len({parcel.container for parcel in parcels}) != 1:
-        return parcels
-    return [replace(parcel, container="") for parcel in parcels]
+def left_behind(contents: Contents) -> tuple[Scalar, ...]:
+    """Return the numbers and texts beside the tensors, but for the mark that every safetensors file of torch has."""
+    return tuple(scalar for scalar in contents.scalars if (scalar.path, scalar.value) != (("format",), "pt"))
 
 
 def about(path: Path, error: FileError, remedy: str = "") -> FileError:
