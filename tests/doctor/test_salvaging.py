@@ -49,8 +49,8 @@ def bits(tensor):
     return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
 
 
-def torch_file():
-    torch.save(VALUE, stream := io.BytesIO())
+def torch_file(**options):
+    torch.save(VALUE, stream := io.BytesIO(), **options)
     return stream.getvalue()
 
 
@@ -92,6 +92,7 @@ KINDS = {
     "index last": lambda: packed_anew(zipfile.ZIP_STORED, last="data.pkl"),
     "streamed": lambda: streamed_anew(zipfile.ZIP_STORED),
     "streamed and deflated": lambda: streamed_anew(zipfile.ZIP_DEFLATED),
+    "legacy": lambda: torch_file(_use_new_zipfile_serialization=False),
     "safetensors": lambda: safetensors.torch.save({name: tensor.clone() for name, tensor in FLAT.items()}),
 }
 
@@ -129,7 +130,7 @@ def test_a_file_cut_at_any_byte_gives_back_only_whole_tensors_and_never_fewer_th
     assert kind == "index last" or len(seen) > 5
 
 
-@pytest.mark.parametrize("kind", ["torch", "streamed", "safetensors"])
+@pytest.mark.parametrize("kind", ["torch", "streamed", "safetensors", "legacy"])
 def test_a_tensor_is_back_as_soon_as_its_last_byte_is_there(tmp_path, kind):
     data = whole(kind)
     end = data.index(bits(FLAT["model.a.weight"])) + 24
@@ -139,13 +140,14 @@ def test_a_tensor_is_back_as_soon_as_its_last_byte_is_there(tmp_path, kind):
     assert "model.a.weight" not in recovered(tmp_path / "cut")
 
 
-def test_a_view_that_lies_before_the_cut_is_back_though_its_storage_is_not_whole(tmp_path):
-    data = whole("torch")
+@pytest.mark.parametrize("kind", ["torch", "legacy"])
+def test_a_view_that_lies_before_the_cut_is_back_though_its_storage_is_not_whole(tmp_path, kind):
+    data = whole(kind)
     (tmp_path / "cut").write_bytes(data[: data.index(bits(WEIGHT)) + 7 * 4])
     assert {"model.front"} == {name for name in recovered(tmp_path / "cut") if name in ("model.front", "model.tied")}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "safetensors"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("safetensors", "legacy")])
 def test_an_archive_whose_directory_is_gone_gives_back_everything(tmp_path, kind):
     data = whole(kind)
     directory = data.index(b"PK\x01\x02")
@@ -156,7 +158,7 @@ def test_an_archive_whose_directory_is_gone_gives_back_everything(tmp_path, kind
 
 
 @quick
-@given(st.integers(0, 10**9), st.sampled_from(["torch", "stored", "streamed and deflated"]))
+@given(st.integers(0, 10**9), st.sampled_from(["torch", "stored", "streamed and deflated", "legacy"]))
 def test_damage_anywhere_crashes_nothing_and_what_is_written_loads(tmp_path_factory, seed, kind):
     chance = random.Random(seed)
     data = bytearray(whole(kind)[: chance.randrange(1, len(whole(kind)) + 1)])
@@ -185,7 +187,7 @@ def test_payload_bytes_that_look_like_archive_structure_do_not_end_it(tmp_path):
 # The file that is written
 
 
-@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+@pytest.mark.parametrize("kind", ["torch", "safetensors", "legacy"])
 def test_what_is_written_loads_and_keeps_names(tmp_path, kind):
     data = whole(kind)
     cut = tmp_path / "cut.pth"
@@ -298,6 +300,23 @@ def test_an_index_that_would_have_come_last_is_an_error_that_says_so(tmp_path):
     data = whole("index last")
     (tmp_path / "x.pth").write_bytes(data[: data.index(b"/data.pkl")])
     with pytest.raises(FileError, match=r"ends before or inside data.pkl"):
+        salvage_file(tmp_path / "x.pth")
+
+
+def test_a_legacy_file_that_loses_its_thread_gives_back_what_comes_before(tmp_path):
+    data = bytearray(whole("legacy"))
+    lost_from = data.index(bits(WEIGHT))
+    data[lost_from - 8] += 1  # its count of elements; torch puts storages in the order of their addresses
+    (tmp_path / "x.pth").write_bytes(data)
+    result = salvage_file(tmp_path / "x.pth", SalvageOptions(output=tmp_path / "out.pth"))
+    before = {name for name, tensor in FLAT.items() if -1 < data.find(bits(tensor)) < lost_from}
+    assert set(result.recovered) == before
+    assert "contradicts itself" in result.problem
+
+
+def test_legacy_pickles_that_are_cut_are_an_error(tmp_path):
+    (tmp_path / "x.pth").write_bytes(whole("legacy")[:200])
+    with pytest.raises(FileError, match="inside its pickles"):
         salvage_file(tmp_path / "x.pth")
 
 

@@ -3,10 +3,11 @@
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats import archives, safetensors, torch_zip
+from torchmend.formats import archives, legacy_stream, safetensors, torch_zip
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
@@ -47,8 +48,9 @@ def read_remains(path: Path) -> Remains:
     try:
         if archives.recognises(file):
             return _of_zip(file)
-        if safetensors.recognises(file):
-            return _of_safetensors(file)
+        for form in (safetensors, legacy_stream):
+            if form.recognises(file):
+                return _tolerant(file, form.read)
     except BaseException:
         file.close()
         raise
@@ -56,11 +58,19 @@ def read_remains(path: Path) -> Remains:
     return Remains(contents=read_file(path))
 
 
-def _of_safetensors(file: MappedFile) -> Remains:
+class _Reader(Protocol):
+    """A reader that can be told that the file may be cut."""
+
+    def __call__(self, file: MappedFile, *, cut: bool = False) -> Contents:
+        """Read the file's structure."""
+        ...
+
+
+def _tolerant(file: MappedFile, read: _Reader) -> Remains:
     try:
-        return Remains(contents=safetensors.read(file))
+        return Remains(contents=read(file))
     except FileError as error:
-        return Remains(contents=safetensors.read(file, cut=True), problem=error.message)
+        return Remains(contents=read(file, cut=True), problem=error.message)
 
 
 def _of_zip(file: MappedFile) -> Remains:
