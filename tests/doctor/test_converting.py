@@ -296,6 +296,50 @@ def test_a_shard_or_an_index_that_exists_is_refused_unless_forced(tmp_path, take
     assert convert(source, tmp_path / "out", force=True).succeeded
 
 
+def test_shards_cannot_replace_those_that_they_come_from(tmp_path):
+    source = checkpoints.save(checkpoints.state_dict(), tmp_path / "a.pth")
+    convert(source, tmp_path / "out", max_shard_bytes=70_000)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match="is read for this"):
+        convert(tmp_path / "out", tmp_path / "out" / "other.index.json", max_shard_bytes=70_000, force=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+# From other formats
+
+
+def test_shards_go_back_into_one_file(tmp_path):
+    state = checkpoints.state_dict()
+    convert(checkpoints.save(state, tmp_path / "a.pth"), tmp_path / "out", max_shard_bytes=70_000)
+    for source in (tmp_path / "out", tmp_path / "out" / "model.safetensors.index.json"):
+        convert(source, tmp_path / "b.pth", force=True)
+        assert {n: bits(t) for n, t in load(tmp_path / "b.pth").items()} == {n: bits(t) for n, t in state.items()}
+
+
+@pytest.mark.parametrize("output", BOTH)
+def test_a_legacy_file_is_converted(tmp_path, output):
+    tensors = of_every_type(["float32", "int64", "bool", "bfloat16"])
+    torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    convert(tmp_path / "a.pth", tmp_path / output)
+    assert {n: bits(t) for n, t in load(tmp_path / output).items()} == {n: bits(t) for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_numpy_arrays_are_converted(tmp_path, save):
+    arrays = {"a": np.arange(6, dtype=">f4").reshape(2, 3), "b": np.asfortranarray(np.ones((2, 3), dtype=np.int16))}
+    save(tmp_path / "a.npz", **arrays)
+    convert(tmp_path / "a.npz", tmp_path / "b.safetensors")
+    loaded = load(tmp_path / "b.safetensors")
+    assert {name: tensor.tolist() for name, tensor in loaded.items()} == {n: a.tolist() for n, a in arrays.items()}
+
+
+def test_compressed_records_are_converted(tmp_path):
+    source = bad_files.rezipped(tmp_path / "a.pth")
+    convert(source, tmp_path / "b.pth")
+    original = torch.load(source, weights_only=True)
+    assert {n: bits(t) for n, t in load(tmp_path / "b.pth").items()} == {n: bits(t) for n, t in original.items()}
+
+
 # What cannot be written
 
 
@@ -376,7 +420,7 @@ def test_an_existing_file_is_refused_unless_forced(tmp_path, output):
 
 def test_the_source_is_no_output_even_if_forced(tmp_path):
     source = checkpoints.save({"w": torch.ones(1)}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="is the source itself"):
+    with pytest.raises(UserError, match="is read for this"):
         convert(source, source, force=True)
 
 

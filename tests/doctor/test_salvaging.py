@@ -184,6 +184,16 @@ def test_payload_bytes_that_look_like_archive_structure_do_not_end_it(tmp_path):
         assert recovered(tmp_path / "x")["a"] == whole("torch")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_without_its_directory_gives_back_its_tensors(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).eval()
+    torch.jit.trace(network, torch.zeros(2, 3)).save(tmp_path / "x.pt")
+    data = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(data[: data.index(b"PK\x01\x02")])
+    loaded = torch.load(salvage_file(tmp_path / "x.pt").output, weights_only=True)
+    assert {n: bits(t) for n, t in loaded.items()} == {n: bits(t) for n, t in network.state_dict().items()}
+
+
 # The file that is written
 
 
@@ -191,7 +201,7 @@ def test_payload_bytes_that_look_like_archive_structure_do_not_end_it(tmp_path):
 def test_what_is_written_loads_and_keeps_names(tmp_path, kind):
     data = whole(kind)
     cut = tmp_path / "cut.pth"
-    cut.write_bytes(data[: data.index(bits(WEIGHT)) + 160])
+    cut.write_bytes(data[: min(data.index(bits(WEIGHT)) + 160, len(data) - 1)])
     result = salvage_file(cut, SalvageOptions(output=tmp_path / "out.safetensors"))
     loaded = safetensors.torch.load_file(result.output)
     assert set(loaded) == set(result.recovered)

@@ -113,7 +113,7 @@ def convert_file(
         target = Output(
             path=output,
             layout=layout,
-            source=contents.files[0].path,
+            sources=(*(file.path for file in contents.files), path),
             most=options.max_shard_bytes,
             force=options.force,
         )

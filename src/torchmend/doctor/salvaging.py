@@ -93,8 +93,7 @@ def salvage_file(
         raise about(path, error) from None
     try:
         layout = options.to or outputs.layout_for(output)
-        source = remains.contents.files[0].path
-        target = Output(path=output, layout=layout, source=source, most=_MOST_IN_SHARD, force=options.force)
+        target = Output(path=output, layout=layout, sources=(path,), most=_MOST_IN_SHARD, force=options.force)
         target.check()
         return _salvage(path, remains, target, options, progress)
     finally:

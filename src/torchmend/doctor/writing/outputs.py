@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from torchmend.doctor.drafts import draft_beside, draft_folder_beside, sweep, sync_file, sync_folder
-from torchmend.doctor.targets import check_output
+from torchmend.doctor.targets import check_output, is_same
 from torchmend.doctor.writing import safetensors, sharded, torch_zip
 from torchmend.doctor.writing.parcels import Advance, Parcel
 from torchmend.facts.errors import RepairError, UserError
 from torchmend.formats.mapped import MappedFile
-from torchmend.formats.registry import read_contents
+from torchmend.formats.registry import read_file
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _INDEX_SUFFIX = ".index.json"
@@ -64,14 +64,14 @@ class Output:
     Args:
         path: A file; for shards, their folder or the index in it.
         layout: How they are written.
-        source: The file that they come from; it gives the permissions, and is not to be replaced.
+        sources: The files that they come from; the first gives the permissions, and none is to be replaced.
         most: Bytes of tensors in one shard.
         force: Whether existing files may be replaced.
     """
 
     path: Path
     layout: Layout
-    source: Path
+    sources: tuple[Path, ...]
     most: int
     force: bool
 
@@ -92,13 +92,20 @@ class Output:
     def check(self) -> None:
         """Raise UserError if the output cannot be written, as far as can be told beforehand."""
         if self.layout is not Layout.SHARDED:
-            check_output(self.path, self.source, force=self.force)
+            self.check_file(self.path)
         elif self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file, and shards need a folder. Name another.")
         elif self.folder.is_dir():
-            check_output(self.index, self.source, force=self.force)
+            self.check_file(self.index)
         elif not self.folder.parent.is_dir():
             raise UserError(f"The folder {self.folder.parent} does not exist. Create it, or write elsewhere.")
+
+    def check_file(self, file: Path) -> None:
+        """Raise UserError unless one of the output's files can be written without harm."""
+        for source in self.sources:
+            if is_same(file, source):
+                raise UserError(f"{file} is read for this, so it cannot be replaced. Write elsewhere.")
+        check_output(file, self.sources[0], force=self.force)
 
 
 def unwritable(parcel: Parcel, layout: Layout) -> str:
@@ -136,7 +143,7 @@ def write(parcels: Sequence[Parcel], output: Output, advance: Advance) -> tuple[
         _write_file(draft, kind, parcels, advance)
         _check(draft, parcels)
         _check_unchanged(parcels)
-        shutil.copymode(output.source, draft)
+        shutil.copymode(output.sources[0], draft)
         draft.replace(output.path)
     sync_folder(output.folder)
     return (output.path,)
@@ -155,7 +162,7 @@ def _write_shards(parcels: Sequence[Parcel], output: Output, advance: Advance) -
     files = (*(output.folder / name for name, _ in shards), output.index)
     is_new = not output.folder.exists()
     for file in () if is_new else files:
-        check_output(file, output.source, force=output.force)
+        output.check_file(file)
     goal = output.folder if is_new else output.index
     sweep(goal)
     with draft_folder_beside(goal) as draft:
@@ -166,7 +173,7 @@ def _write_shards(parcels: Sequence[Parcel], output: Output, advance: Advance) -
         sync_file(draft / output.index.name)
         _check_unchanged(parcels)
         for file in files:
-            shutil.copymode(output.source, draft / file.name)
+            shutil.copymode(output.sources[0], draft / file.name)
         if is_new:
             draft.chmod(output.folder.parent.stat().st_mode & 0o777)
             draft.rename(output.folder)
@@ -214,7 +221,7 @@ def _check_unchanged(parcels: Sequence[Parcel]) -> None:
 
 def _check(path: Path, parcels: Sequence[Parcel]) -> None:
     """Read a file that was written, and compare what it describes with what was meant."""
-    contents = read_contents(path)
+    contents = read_file(path)
     try:
         found = Counter(
             (f"{each.container}.{each.name}" if each.container else each.name, each.dtype.name, each.shape)

@@ -19,6 +19,9 @@ from torchmend.formats.zips import STORED, Member, read_member, read_members
 INDEX = "data.pkl"
 """What the name of the record ends with that describes all tensors."""
 
+_INDEXES = (INDEX, "constants.pkl")
+"""TorchScript archives have one for the constants of their code, too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remains:
@@ -85,7 +88,7 @@ def _of_zip(file: MappedFile) -> Remains:
         contents=contents,
         problem=problem,
         checksums={member.name: member.crc for member in members if member.method != STORED and member.crc},
-        index_is_suspect=any(_is_suspect(file, member) for member in members if member.name.endswith(INDEX)),
+        index_is_suspect=any(_is_suspect(file, member) for member in members if member.name.endswith(_INDEXES)),
     )
 
 
@@ -96,15 +99,19 @@ def _is_suspect(file: MappedFile, pickled: Member) -> bool:
 def _walked(file: MappedFile) -> list[Member]:
     """Find the members of an archive without a directory, by the sizes that its pickle gives them."""
     for member in walk(file, {}):
-        is_cut = member.method == STORED and member.nbytes < member.size
-        if member.name.endswith(INDEX) and not is_cut:
-            return list(walk(file, _claims(file, member)))
+        if member.name.endswith(INDEX) and not _is_cut(member):
+            claims = _claims(file, member)
+            return [each for each in walk(file, claims) if each.name in claims or not _is_cut(each)]
     raise FileError(
         Code.TRUNCATED,
         f"What is left of the archive, {file.size:,} bytes, ends before or inside {INDEX}, the index that tells the "
         "names, types and shapes of its tensors. Nothing can be recovered without it.",
         "Use an earlier checkpoint.",
     )
+
+
+def _is_cut(member: Member) -> bool:
+    return member.method == STORED and member.nbytes < member.size
 
 
 def _claims(file: MappedFile, pickled: Member) -> dict[str, int]:
