@@ -7,10 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from torchmend.anywhere import diagnose, repair
+from torchmend.doctor.converting import ConvertOptions, ConvertResult
+from torchmend.doctor.converting import convert_file as convert
 from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
+from torchmend.doctor.salvaging import SalvageOptions, SalvageResult
+from torchmend.doctor.salvaging import salvage_file as salvage
 from torchmend.doctor.undoing import UnfixResult
 from torchmend.doctor.undoing import unfix_file as unfix
+from torchmend.doctor.writing.outputs import Layout
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import FileError, RepairError, SourceChangedError, TorchmendError, UserError
 from torchmend.facts.findings import Diagnosis, Finding, Measure
@@ -24,18 +29,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Code",
+    "ConvertOptions",
+    "ConvertResult",
     "Diagnosis",
     "Edit",
     "FileError",
     "Finding",
     "FixOptions",
     "FixResult",
+    "Layout",
     "Measure",
     "RepairError",
     "RepairPlan",
     "RepairResult",
     "Role",
     "Rung",
+    "SalvageOptions",
+    "SalvageResult",
     "Severity",
     "SourceChangedError",
     "Strategy",
@@ -45,9 +55,11 @@ __all__ = [
     "UserError",
     "check_model_health",
     "configure_bn_for_stability",
+    "convert",
     "diagnose",
     "fix",
     "repair",
+    "salvage",
     "sanitize_model_bn_stats",
     "unfix",
 ]

@@ -78,6 +78,7 @@ def normalised(text, folder):
     text = text.replace(str(folder.resolve()), "<folder>").replace(metadata.version("torchmend"), "<version>")
     text = re.sub(r"\((torch zip|legacy torch stream), [\d.]+ kB,", r"(\1, <size>,", text)
     text = re.sub(r"byte [\d,]+ of the (pickle|file)", r"byte <n> of the \1", text)
+    text = re.sub(r"(B: it needs [\d,]+ bytes of a storage that has) [\d,]+", r"\1 <n>", text)
     text = re.sub(r"output: \S+ standard", "output: <error> standard", text)
     return re.sub(r"(?m)^    .+, the best of \d+ predictors", "    <method>, the best of <n> predictors", text)
 

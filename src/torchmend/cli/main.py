@@ -11,11 +11,13 @@ import typer
 
 from torchmend.cli.common import Exit, complain, use_any_encoding
 from torchmend.cli.compare import compare
+from torchmend.cli.convert import convert
 from torchmend.cli.diagnose import diagnose
 from torchmend.cli.explain import explain
 from torchmend.cli.fix import fix
 from torchmend.cli.inspect import inspect
 from torchmend.cli.pick import pick
+from torchmend.cli.salvage import salvage
 from torchmend.cli.unfix import unfix
 from torchmend.facts.errors import TorchmendError
 
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (diagnose, fix, unfix, inspect, compare, pick, explain):
+for command in (diagnose, fix, unfix, salvage, convert, inspect, compare, pick, explain):
     app.command()(command)
 
 

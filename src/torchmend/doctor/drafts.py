@@ -65,12 +65,18 @@ def sweep(target: Path) -> None:
     with suppress(OSError):  # only a courtesy; what really stands in the way is said by the step that it stops
         for each in target.parent.iterdir():
             ours = each.name.startswith(prefix) and each.name.endswith(_ENDING)
-            if not ours or each.stat().st_mtime >= latest:
+            if not ours or _last_written(each) >= latest:
                 continue
             if each.is_dir():
                 shutil.rmtree(each)
             else:
                 each.unlink()
+
+
+def _last_written(draft: Path) -> float:
+    """Return when a draft, or a file in a draft folder, was last written to, in seconds of the epoch."""
+    inside = draft.iterdir() if draft.is_dir() else ()
+    return max(float(each.stat().st_mtime) for each in (draft, *inside))
 
 
 def sync_file(path: Path) -> None:

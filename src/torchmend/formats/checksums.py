@@ -3,7 +3,7 @@
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-from torchmend.formats.contents import Contents, Extent, Oddity
+from torchmend.formats.contents import Contents, Extent, Oddity, Record
 from torchmend.formats.layout import wrong_checksum
 from torchmend.formats.mapped import Buffer
 from torchmend.measure.chunks import CHUNK_BYTES
@@ -34,6 +34,18 @@ def wrong_checksums(contents: Contents, *, threads: int) -> list[Oddity]:
         contents: Where checksums are.
         threads: How many to use; `zlib` works without the interpreter's lock.
     """
+    return [
+        wrong_checksum(record.name, found, record.crc) for record, found in wrong_records(contents, threads=threads)
+    ]
+
+
+def wrong_records(contents: Contents, *, threads: int) -> list[tuple[Record, int]]:
+    """Return the records whose bytes do not have the CRC-32 that is stored for them, with the one that they have.
+
+    Args:
+        contents: Where checksums are.
+        threads: How many to use.
+    """
     left = LEAST_WORK + WORK_TIMES * contents.nbytes
     checked = []
     for record in contents.records:
@@ -42,8 +54,4 @@ def wrong_checksums(contents: Contents, *, threads: int) -> list[Oddity]:
             checked.append(record)
     with ThreadPoolExecutor(threads) as pool:
         sums = pool.map(lambda record: _crc_of(contents, record.extent), checked)
-        wrong = []
-        for record, found in zip(checked, sums, strict=True):
-            if found != record.crc:
-                wrong.append(wrong_checksum(record.name, found, record.crc))
-    return wrong
+        return [(record, found) for record, found in zip(checked, sums, strict=True) if found != record.crc]

@@ -58,6 +58,7 @@ class StoredTensor:
             that record anew.
         absent: Why there are no bytes to look at (empty when there are).
         little_endian: The byte order of the elements.
+        part_of: What kind of composed tensor it is a part of (`sparse`, `nested`), if it is one.
     """
 
     container: str
@@ -71,6 +72,7 @@ class StoredTensor:
     packed: str = ""
     absent: str = ""
     little_endian: bool = True
+    part_of: str = ""
 
     @property
     def numel(self) -> int:

@@ -36,8 +36,13 @@ def recognises(file: MappedFile) -> bool:
     return any(start in head for start in _STARTS)
 
 
-def read(file: MappedFile) -> Contents:
+def read(file: MappedFile, *, cut: bool = False) -> Contents:
     """Read the pickles, and where the storages lie.
+
+    Args:
+        file: The file.
+        cut: Whether the file may end, or lose its thread, before its storages do; from there on they are absent,
+            but for the beginning of one at the file's end, which has fewer bytes than the pickle says.
 
     Raises:
         FileError: It is cut off or malformed.
@@ -51,7 +56,7 @@ def read(file: MappedFile) -> Contents:
         raise _malformed("its list of storages is none")
     tree = read_tree(root, machine.state.limit)
     keys = [str(key) for key in keys]
-    extents, end = _walk(file, machine.state.position, keys, references.storages)
+    extents, end = _walk(file, machine.state.position, keys, references.storages, cut=cut)
     tensors = [
         placed(container, name, spec, extents.get(spec.storage.key) if spec.storage else None)
         for (container, name), (_, spec) in zip(split_paths(tree), tree.leaves, strict=True)
@@ -98,24 +103,39 @@ def _next(machine: Machine, file: MappedFile) -> Any:
 
 
 def _walk(
-    file: MappedFile, at: int, keys: list[str], storages: dict[str, StorageSpec]
+    file: MappedFile, at: int, keys: list[str], storages: dict[str, StorageSpec], *, cut: bool
 ) -> tuple[dict[str, Extent], int]:
     """Go from storage to storage; return where each lies, and where the last one ends."""
     extents: dict[str, Extent] = {}
     for number, key in enumerate(keys):
-        spec = storages.get(key)
-        if spec is None:
-            raise _malformed(f"nothing tells the element type of storage {key}, so what follows it cannot be found")
-        counted = file.read(at, _COUNT)
-        count = int.from_bytes(counted, "little", signed=True)
-        if len(counted) == _COUNT and count * spec.itemsize != spec.nbytes:
-            have = f"{spec.nbytes // spec.itemsize:,} elements in the index and {count:,} in the data"
-            raise _malformed(f"storage {key} has {have}")
-        start, at = at + _COUNT, at + _COUNT + spec.nbytes
+        try:
+            extent = _next_storage(file, at, key, storages)
+        except FileError:
+            if cut:
+                return extents, at
+            raise
+        at = extent.start + extent.nbytes
         if at > file.size:
-            raise truncated(file, f"inside its storages, of which {number:,} of {len(keys):,} are whole")
-        extents[key] = Extent(start=start, nbytes=spec.nbytes)
+            if not cut:
+                raise truncated(file, f"inside its storages, of which {number:,} of {len(keys):,} are whole")
+            if extent.start < file.size:
+                extents[key] = Extent(start=extent.start, nbytes=file.size - extent.start)
+            return extents, file.size
+        extents[key] = extent
     return extents, at
+
+
+def _next_storage(file: MappedFile, at: int, key: str, storages: dict[str, StorageSpec]) -> Extent:
+    """Return where a storage lies whose count stands at `at`; it may end behind the file's end."""
+    spec = storages.get(key)
+    if spec is None:
+        raise _malformed(f"nothing tells the element type of storage {key}, so what follows it cannot be found")
+    counted = file.read(at, _COUNT)
+    count = int.from_bytes(counted, "little", signed=True)
+    if len(counted) == _COUNT and count * spec.itemsize != spec.nbytes:
+        have = f"{spec.nbytes // spec.itemsize:,} elements in the index and {count:,} in the data"
+        raise _malformed(f"storage {key} has {have}")
+    return Extent(start=at + _COUNT, nbytes=spec.nbytes)
 
 
 def truncated(file: MappedFile, where: str) -> FileError:

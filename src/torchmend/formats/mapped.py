@@ -66,6 +66,11 @@ class MappedFile:
         """Return `length` bytes from `start`, fewer at the end of the file."""
         return self.buffer[start : start + length]
 
+    def release(self) -> None:
+        """Let go of the pages that have been read: they stay in the system's cache, but are no memory of ours."""
+        if isinstance(self.buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self.buffer.madvise(mmap.MADV_DONTNEED)
+
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if the file at this path is no longer the one that was opened."""
         try:

@@ -29,6 +29,7 @@ def placed(container: str, name: str, spec: TensorSpec, storage: Extent | None) 
         inline=spec.inline,
         absent=spec.absent or missing,
         little_endian=spec.little_endian,
+        part_of=spec.part_of,
     )
     if tensor.extent is None or spec.storage is None or spec.storage.view is None:
         return tensor

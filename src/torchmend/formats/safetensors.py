@@ -18,7 +18,7 @@ LARGEST_HEADER = 100_000_000
 MOST_SIZES = 1000
 """Dimensions from which on even the number of elements is not worth working out."""
 
-_DTYPES = {
+DTYPE_NAMES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
@@ -32,6 +32,7 @@ _DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F4": "float4_e2m1fn_x2",
 }
+"""The format's names of element types, and ours."""
 
 
 def recognises(file: MappedFile) -> bool:
@@ -39,8 +40,12 @@ def recognises(file: MappedFile) -> bool:
     return file.size > 9 and file.read(8, 1) == b"{" and int.from_bytes(file.read(0, 8), "little") <= LARGEST_HEADER
 
 
-def read(file: MappedFile) -> Contents:
+def read(file: MappedFile, *, cut: bool = False) -> Contents:
     """Read the header.
+
+    Args:
+        file: The file.
+        cut: Whether the file may end before its tensors do; those that it does not hold as a whole are absent.
 
     Raises:
         FileError: The header is cut off or malformed, or the tensors do not fit the file.
@@ -58,7 +63,7 @@ def read(file: MappedFile) -> Contents:
     if not isinstance(header, dict):
         raise _malformed("its header is no JSON object")
     metadata = header.pop("__metadata__", None) or {}
-    tensors = tuple(_tensor(name, entry, 8 + length, file) for name, entry in header.items())
+    tensors = tuple(_tensor(name, entry, 8 + length, file, cut=cut) for name, entry in header.items())
     scalars = metadata.items() if isinstance(metadata, dict) else ()
     pieces = pieces_of(tensors)
     gaps = max(file.size - 8 - length - sum(piece.end - piece.start for piece in pieces), 0)
@@ -89,7 +94,7 @@ def _truncated(what: str, file: MappedFile) -> FileError:
     )
 
 
-def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
+def _tensor(name: str, entry: Any, base: int, file: MappedFile, *, cut: bool) -> StoredTensor:
     try:
         kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = isinstance(kind, str) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in (*shape, start, end))
@@ -101,9 +106,10 @@ def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
         raise _malformed(f"a tensor of {len(shape):,} dimensions")
     if not whole or start > end:
         raise _malformed(f"the entry of {name} lacks a dtype, a shape or data_offsets")
-    if base + end > file.size:
+    beyond = base + end > file.size
+    if beyond and not cut:
         raise _truncated(f"{name} up to byte {base + end:,}", file)
-    dtype = DTYPES.get(_DTYPES.get(kind, ""))
+    dtype = DTYPES.get(DTYPE_NAMES.get(kind, ""))
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
@@ -113,6 +119,12 @@ def _tensor(name: str, entry: Any, base: int, file: MappedFile) -> StoredTensor:
         dtype=dtype or DTYPES["uint8"],
         shape=tuple(shape),
         strides=tuple(strides),
-        extent=Extent(start=base + start, nbytes=end - start),
-        absent="" if dtype else f"its element type {kind} is not known",
+        extent=None if beyond else Extent(start=base + start, nbytes=end - start),
+        absent=f"its element type {kind} is not known" if dtype is None else _missing(base + start, base + end, file),
     )
+
+
+def _missing(start: int, end: int, file: MappedFile) -> str:
+    """Say how much of a tensor is not in the file; empty where it is whole."""
+    have = max(file.size - start, 0)
+    return f"the file holds {have:,} of its {end - start:,} bytes" if end > file.size else ""

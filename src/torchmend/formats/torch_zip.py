@@ -158,6 +158,7 @@ def _place(
         offset=spec.offset,
         inline=spec.inline,
         little_endian=spec.little_endian if spec.inline is not None else little_endian,
+        part_of=spec.part_of,
     )
     if isinstance(storage, str):
         return replace(tensor, absent=storage)

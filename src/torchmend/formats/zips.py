@@ -116,7 +116,7 @@ def _read_entry(file: Readable, directory: bytes, at: int, start: int) -> tuple[
     name_at = at + CENTRAL.size
     name = directory[name_at : name_at + name_length].decode("utf-8", "replace")
     extra = directory[name_at + name_length : name_at + name_length + extra_length]
-    size, nbytes, header = _widen(extra, size, nbytes, header)
+    size, nbytes, header = widen(extra, size, nbytes, header)
     data, local_crc = _local_header(file, header, name)
     if data + nbytes > file.size or (method == STORED and nbytes != size):
         raise FileError(
@@ -145,7 +145,7 @@ def _read_entry(file: Readable, directory: bytes, at: int, start: int) -> tuple[
     return member, length
 
 
-def _widen(extra: bytes, size: int, nbytes: int, header: int) -> tuple[int, int, int]:
+def widen(extra: bytes, size: int, nbytes: int, header: int) -> tuple[int, int, int]:
     """Replace the fields that overflowed 32 bits by those of the zip64 extra field."""
     at = 0
     while at + 4 <= len(extra):

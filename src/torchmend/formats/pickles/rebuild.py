@@ -11,7 +11,7 @@ from torchmend.formats.pickles.specs import MalformedError, NotNumbersError, Sto
 
 _UTILS = "torch._utils."
 _PLAIN = tuple(_UTILS + name for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"))
-_STORAGES = {
+STORAGES = {
     "Double": "float64",
     "Float": "float32",
     "Half": "float16",
@@ -30,6 +30,7 @@ _STORAGES = {
     "QUInt4x2": "quint4x2",
     "QUInt2x4": "quint2x4",
 }
+"""What stands before `Storage` in the names of typed storages, and the element types."""
 _DTYPE_ALIASES = {"double": "float64", "float": "float32", "half": "float16", "chalf": "complex32"}
 
 
@@ -105,7 +106,7 @@ def storage_of(value: Any) -> tuple[StorageSpec, DType | None]:
         raise MalformedError("not a storage")
     if kind.name == "UntypedStorage":
         return StorageSpec(key=str(key), nbytes=_whole(numel)), None
-    dtype = DTYPES[_STORAGES[kind.name.removesuffix("Storage")]]
+    dtype = DTYPES[STORAGES[kind.name.removesuffix("Storage")]]
     size = dtype.itemsize
     view = None
     if rest and rest[0] is not None:  # before torch 0.4 a storage could be a part of another one
@@ -149,11 +150,11 @@ def _from_inner(call: Call) -> list[TensorSpec]:
     return inner
 
 
-def _part(value: Any, suffix: str) -> list[TensorSpec]:
+def _part(value: Any, suffix: str, whole: str) -> list[TensorSpec]:
     """Describe a part of a composed tensor, which must be a plain tensor itself."""
     if not isinstance(value, Call) or not value.named(*_PLAIN):
         raise MalformedError("a part that is no plain tensor")
-    return [replace(spec, suffix=suffix) for spec in tensors_of(value) or ()]
+    return [replace(spec, suffix=suffix, part_of=whole) for spec in tensors_of(value) or ()]
 
 
 def _from_sparse(call: Call) -> list[TensorSpec]:
@@ -162,7 +163,7 @@ def _from_sparse(call: Call) -> list[TensorSpec]:
     if not isinstance(name, str):
         raise MalformedError("not a layout")
     names = ("indices", "values") if "coo" in name else ("compressed_indices", "plain_indices", "values")
-    return [spec for part, label in zip(parts, names, strict=False) for spec in _part(part, f".{label}")]
+    return [spec for part, label in zip(parts, names, strict=False) for spec in _part(part, f".{label}", "sparse")]
 
 
 def _from_nested(call: Call) -> list[TensorSpec]:
@@ -170,7 +171,7 @@ def _from_nested(call: Call) -> list[TensorSpec]:
     return [
         spec
         for part, label in zip(call.args, names, strict=True)
-        for spec in _part(part, "" if label == "buffer" else f".{label}")
+        for spec in _part(part, "" if label == "buffer" else f".{label}", "nested")
     ]
 
 

@@ -50,6 +50,7 @@ class TensorSpec:
         inline: The bytes, if they are inside it.
         absent: Why there are none, otherwise.
         little_endian: The byte order of inline bytes.
+        part_of: What kind of composed tensor it is a part of (`sparse`, `nested`), if it is one.
     """
 
     dtype: DType
@@ -61,6 +62,7 @@ class TensorSpec:
     inline: bytes | None = None
     absent: str = ""
     little_endian: bool = True
+    part_of: str = ""
 
 
 def sizes(value: Any) -> tuple[int, ...]:
