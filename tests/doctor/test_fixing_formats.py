@@ -3,7 +3,6 @@
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,34 +10,10 @@ import torch
 
 import checkpoints
 import old_files
+from differences import changed
 from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.doctor.undoing import unfix_file
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Find every tensor and number below dictionaries and lists."""
-    if isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, item in items for k, v in flat(item, f"{path}.{key}".lstrip(".")).items()}
-    return {path: value}
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
-    return type(one) is type(other) and (one == other or (one != one and other != other))
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-
-
-def changed(before: Any, after: Any) -> set[str]:
-    one, other = flat(before), flat(after)
-    assert one.keys() == other.keys()
-    return {path for path in one if not same(one[path], other[path])}
-
 
 # Legacy torch streams
 

@@ -360,7 +360,17 @@ def test_statistics_and_counters_own_no_moments() -> None:
 
 @pytest.mark.parametrize(
     "container",
-    ["ema", "model_ema", "ema_state_dict", "swa_model", "shadow", "averaged_model", "EMA", "state.ema.model"],
+    [
+        "ema",
+        "model_ema",
+        "ema_state_dict",
+        "swa_model",
+        "shadow",
+        "averaged_model",
+        "EMA",
+        "state.ema.model",
+        "callbacks.StochasticWeightAveraging.average_model_state",
+    ],
 )
 def test_a_copy_in_a_container_of_averages_is_averaged(container: str) -> None:
     refs = assign_roles([*refs_of(net().state_dict(), "model"), *refs_of(net().state_dict(), container)])
@@ -480,3 +490,11 @@ def test_the_main_container_of_nothing_but_an_averaged_copy_is_that_copy() -> No
 
 def test_the_main_container_of_nothing_is_the_root() -> None:
     assert main_container(()) == ""
+
+
+def test_where_lightning_keeps_the_model_beside_the_average_the_state_dict_is_the_average() -> None:
+    state = {"bn.weight": torch.ones(2), "bn.running_mean": torch.ones(2), "bn.running_var": torch.ones(2)}
+    refs = assign_roles([*refs_of(state, "state_dict"), *refs_of(state, "current_model_state")])
+    assert {r.container: r.averaged for r in refs} == {"state_dict": True, "current_model_state": False}
+    assert [r.param for r in refs if r.averaged] == [f"current_model_state.{name}" for name in state]
+    assert main_container(refs) == "current_model_state"

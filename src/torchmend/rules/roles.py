@@ -20,7 +20,9 @@ MISFITS = 10
 
 _UNMISTAKABLE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 _SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-_AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged)([._]|$)|(^|[._])avg_model([._]|$)")
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged)([._]|$)|(^|[._])(avg|average)_model([._]|$)")
+_LIVE_BESIDE = "current_model_state"
+"""Where Lightning's averaging callbacks keep the model's own state; `state_dict` then holds the averaged one."""
 _MASTER = re.compile(r"(^|[._])(fp32_master|master_params|fp32_from_(fp16|float16)_params)([._]|$)")
 _OBSERVERS = {"min_val", "max_val", "min_vals", "max_vals"}
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "model_ema.", "ema.", "swa_model.", "averaged_model.",
@@ -44,6 +46,8 @@ def assign_roles(
     norms = {(container, prefix) for container, members in containers.items() for prefix in _norm_prefixes(members)}
     models = _model_containers(containers, optimizers)
     first = [_with_role(ref, ref.container in optimizers, models, norms) for ref in refs]
+    if {_LIVE_BESIDE, "state_dict"} <= models:
+        first = [replace(ref, averaged=True) if ref.container == "state_dict" else ref for ref in first]
     live = [ref for ref in first if ref.role.is_learned and not ref.is_copy]
     owners = {
         container: _owners(keys, [ref for ref in first if ref.container == container], live)
