@@ -1,41 +1,43 @@
 """Compare checksums that a file carries with its bytes: bit rot, and careless patches, show here."""
 
-import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Mapping
+
+import numpy as np
 
 from torchmend.formats.contents import Contents, Extent, Oddity
 from torchmend.formats.layout import wrong_checksum
-from torchmend.formats.mapped import Buffer
-from torchmend.measure.chunks import CHUNK_BYTES
+from torchmend.measure.scan import Stretch
+from torchmend.measure.sums import Bytes
 
 
-def crc_of(buffer: Buffer, start: int, nbytes: int) -> int:
-    """Return the CRC-32 of a stretch of a buffer, read in bounded pieces."""
-    crc = 0
-    with memoryview(buffer) as view:
-        for at in range(start, start + nbytes, CHUNK_BYTES):
-            crc = zlib.crc32(view[at : min(at + CHUNK_BYTES, start + nbytes)], crc)
-    return crc
-
-
-def _crc_of(contents: Contents, extent: Extent) -> int:
-    return crc_of(contents.files[extent.file].buffer, extent.start, extent.nbytes)
-
-
-def wrong_checksums(contents: Contents, *, threads: int) -> list[Oddity]:
-    """Return one oddity for each record whose bytes do not have the CRC-32 that is stored for them.
+def checked_stretches(contents: Contents) -> list[Stretch]:
+    """Return the bytes that checksums cover, each under its record's index.
 
     A stored sum of zero means that none was computed, unless it happens to be right.
 
     Args:
         contents: Where checksums are.
-        threads: How many to use; `zlib` works without the interpreter's lock.
     """
-    checked = [record for record in contents.records if record.crc]
-    with ThreadPoolExecutor(threads) as pool:
-        sums = pool.map(lambda record: _crc_of(contents, record.extent), checked)
-        wrong = []
-        for record, found in zip(checked, sums, strict=True):
-            if found != record.crc:
-                wrong.append(wrong_checksum(record.name, found, record.crc))
-    return wrong
+    return [
+        Stretch(key=index, data=_bytes(contents, record.extent))
+        for index, record in enumerate(contents.records)
+        if record.crc
+    ]
+
+
+def _bytes(contents: Contents, extent: Extent) -> Bytes:
+    return np.frombuffer(contents.files[extent.file].buffer, np.uint8)[extent.start : extent.start + extent.nbytes]
+
+
+def wrong_checksums(contents: Contents, sums: Mapping[Hashable, int]) -> list[Oddity]:
+    """Return one oddity for each record whose bytes do not have the CRC-32 that is stored for them.
+
+    Args:
+        contents: Where checksums are.
+        sums: Those of the bytes, under the records' indices; a record without one is passed over.
+    """
+    return [
+        wrong_checksum(record.name, found, record.crc)
+        for index, record in enumerate(contents.records)
+        if (found := sums.get(index, record.crc)) != record.crc
+    ]

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from torchmend.measure.bits import Raw
 
-CHUNK_BYTES = 1 << 19
-"""Bytes of one piece: half of a second-level cache of 1 MiB, since every piece is read twice."""
+CHUNK_BYTES = 1 << 20
+"""Bytes of one piece: every piece is read twice, so it should fit a core's share of the caches, and be long against the
+cost of handing the interpreter lock to another thread."""
 
 
 def distinct(raw: Raw, *, pairs: bool = False) -> tuple[Raw, int]:
@@ -48,3 +49,9 @@ def flat_chunks(raw: Raw, limit: int | None = None) -> Iterator[Raw]:
     rows = max(1, limit // inner)
     for start in range(0, raw.shape[0], rows):
         yield raw[start : start + rows].astype(native, order="C").reshape(-1)
+
+
+def address_of(array: Raw) -> int:
+    """Return where in memory an array's first element is."""
+    address: int = array.__array_interface__["data"][0]
+    return address
