@@ -32,6 +32,12 @@ FORMATS = (
         load=lambda path: torch.load(path, weights_only=True, mmap=True),
     ),
     Format(name="safetensors", suffix=".safetensors", write=save_file, load=load_file),
+    Format(
+        name="legacy torch",
+        suffix=".pt",
+        write=lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+        load=lambda path: torch.load(path, weights_only=True),
+    ),
 )
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

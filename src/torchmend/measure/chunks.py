@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from torchmend.measure.bits import Raw
 
 CHUNK_BYTES = 1 << 20
@@ -39,7 +41,7 @@ def flat_chunks(raw: Raw, limit: int | None = None) -> Iterator[Raw]:
     if raw.flags.c_contiguous:
         flat = raw.reshape(-1)
         for start in range(0, flat.size, limit):
-            yield flat[start : start + limit].astype(native, copy=False)
+            yield _aligned(flat[start : start + limit]).astype(native, copy=False)
         return
     inner = raw.size // raw.shape[0]
     if inner > limit:
@@ -49,6 +51,11 @@ def flat_chunks(raw: Raw, limit: int | None = None) -> Iterator[Raw]:
     rows = max(1, limit // inner)
     for start in range(0, raw.shape[0], rows):
         yield raw[start : start + rows].astype(native, order="C").reshape(-1)
+
+
+def _aligned(flat: Raw) -> Raw:
+    """Return elements at addresses that are multiples of their size: numpy moves others through a small buffer."""
+    return flat if flat.flags.aligned else flat.view(np.uint8).copy().view(flat.dtype)
 
 
 def address_of(array: Raw) -> int:
