@@ -1,13 +1,25 @@
 """Compare checksums that a file carries with its bytes: bit rot, and careless patches, show here."""
 
+import zlib
 from collections.abc import Hashable, Mapping
 
 import numpy as np
 
 from torchmend.formats.contents import Contents, Extent, Oddity
 from torchmend.formats.layout import wrong_checksum
+from torchmend.formats.mapped import Buffer
+from torchmend.measure.chunks import CHUNK_BYTES
 from torchmend.measure.scan import Stretch
 from torchmend.measure.sums import Bytes
+
+
+def crc_of(buffer: Buffer, start: int, nbytes: int) -> int:
+    """Return the CRC-32 of a stretch of a buffer, read in bounded pieces."""
+    crc = 0
+    with memoryview(buffer) as view:
+        for at in range(start, start + nbytes, CHUNK_BYTES):
+            crc = zlib.crc32(view[at : min(at + CHUNK_BYTES, start + nbytes)], crc)
+    return crc
 
 
 def checked_stretches(contents: Contents) -> list[Stretch]:
