@@ -11,7 +11,7 @@ import torch
 import checkpoints
 from torchmend.doctor import copying
 from torchmend.doctor.copying import copy_file
-from torchmend.measure.scan import available_cores
+from torchmend.measure.workers import available_cores
 
 BYTES = bytes(range(256)) * 5000
 

@@ -21,7 +21,7 @@ from torch import nn
 import torchmend
 from torchmend.live.screening import is_statistic
 from torchmend.live.source import LiveSource
-from torchmend.measure.scan import available_cores
+from torchmend.measure.workers import available_cores
 from torchmend.rules.judge import judge
 
 HERE = Path(__file__).parent

@@ -22,7 +22,7 @@ from files import state_dict, written
 
 from torchmend.doctor.diagnosing import diagnose_source
 from torchmend.doctor.file_source import FileSource
-from torchmend.measure.scan import available_cores
+from torchmend.measure.workers import available_cores
 from torchmend.repairs.donors import Donor
 from torchmend.repairs.planning import plan_repair
 from torchmend.rules.roles import main_container

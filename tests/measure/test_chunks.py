@@ -88,3 +88,13 @@ def test_the_parts_of_complex_elements_stay_side_by_side() -> None:
 def test_distinct_elements_are_a_view() -> None:
     raw = np.arange(12, dtype="<u4").reshape(3, 4)
     assert np.shares_memory(distinct(np.broadcast_to(raw, (2, 3, 4)))[0], raw)
+
+
+@pytest.mark.parametrize("kind", ["<u2", "<u4", ">u4", "<u8"])
+def test_elements_at_odd_addresses_come_aligned(kind: str) -> None:
+    data = np.random.default_rng(1).integers(0, 256, 8 * 40 + 1, np.uint8)
+    raw = data[1:].view(kind)
+    chunks = list(flat_chunks(raw, limit=7))
+    assert not raw.flags.aligned
+    assert all(chunk.flags.aligned for chunk in chunks)
+    assert np.concatenate(chunks).tolist() == raw.tolist()

@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,10 +7,13 @@ from hypothesis import strategies as st
 
 from strategies import FLOATING, as_torch, floating_dtypes, layouts, quick
 from torchmend.facts.dtypes import DTYPES, DType, Kind
-from torchmend.measure import scan
+from torchmend.facts.findings import Measure
+from torchmend.measure import scan as scan_module
 from torchmend.measure.bits import Raw, raw_dtype
-from torchmend.measure.scan import Request, available_cores, measure
+from torchmend.measure.chunks import address_of
+from torchmend.measure.scan import Request, Stretch, measure, scan
 from torchmend.measure.tally import count
+from torchmend.measure.workers import Machine
 
 F32 = DTYPES["float32"]
 
@@ -24,7 +29,7 @@ def noise(dtype: DType, *shape: int) -> Raw:
     return np.random.default_rng(3).integers(0, 256, size, np.uint8).view(raw_dtype(dtype)).reshape(shape)
 
 
-def only(request: Request, threads: int = 1) -> scan.Measure:
+def only(request: Request, threads: int = 1) -> Measure:
     return measure([request], threads=threads)[request.key]
 
 
@@ -42,7 +47,7 @@ def test_one_thread_and_two_measure_the_same(data: st.DataObject, dtypes: list[D
 def test_a_tensor_cut_into_many_pieces_is_measured_like_the_whole(
     dtype: DType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "PIECE_BYTES", 64)
+    monkeypatch.setattr(scan_module, "PIECE_BYTES", 64)
     raw = noise(dtype, 40, 9)
     assert only(Request(key="w", raw=raw, dtype=dtype, full=True), threads=2) == count(raw, dtype)
 
@@ -98,7 +103,7 @@ def test_channels_are_not_listed_unasked() -> None:
 
 
 def test_channels_of_a_tensor_over_the_limit_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "CHANNEL_LIMIT", 3)
+    monkeypatch.setattr(scan_module, "CHANNEL_LIMIT", 3)
     assert only(Request(key=0, raw=floats(1, 2, 3, np.nan), dtype=F32, channels=True)).bad_channels is None
 
 
@@ -109,7 +114,7 @@ def test_bad_channels_of_a_big_endian_statistic_are_found() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_progress_adds_up_to_the_bytes_of_the_tensors(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "PIECE_BYTES", 256)
+    monkeypatch.setattr(scan_module, "PIECE_BYTES", 256)
     requests = [Request(key=at, raw=noise(F32, 10, at), dtype=F32) for at in range(30)]
     told: list[int] = []
     measure(requests, threads=threads, progress=told.append)
@@ -125,10 +130,77 @@ def test_an_error_in_the_work_comes_out(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(raw: Raw, dtype: DType) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(scan, "screen", fail)
+    monkeypatch.setattr(scan_module, "screen", fail)
     with pytest.raises(OSError, match="the disk is gone"):
         measure([Request(key=0, raw=floats(1), dtype=F32)], threads=2)
 
 
-def test_there_is_at_least_one_core() -> None:
-    assert available_cores() >= 1
+def as_bytes(raw: Raw) -> np.ndarray:
+    return raw.reshape(-1).view(np.uint8)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stretches_are_summed_beside_the_measuring(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "PIECE_BYTES", 256)
+    raws = [noise(F32, 50, at) for at in range(1, 9)]
+    requests = [Request(key=at, raw=raw, dtype=F32) for at, raw in enumerate(raws)]
+    stretches = [Stretch(key=at, data=as_bytes(raw)) for at, raw in enumerate(raws)]
+    found = scan(requests, stretches, threads=threads)
+    assert found.sums == {at: zlib.crc32(raw.tobytes()) for at, raw in enumerate(raws)}
+    assert found.measures == measure(requests, threads=threads)
+
+
+def test_a_stretch_without_bytes_has_the_sum_of_nothing() -> None:
+    assert scan([], [Stretch(key=0, data=np.empty(0, np.uint8))]).sums == {0: zlib.crc32(b"")}
+
+
+def test_memory_is_walked_once_by_address_whatever_the_order_of_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan_module, "PIECE_BYTES", 64)
+    memory = np.ones(200, dtype="<f4").view("<u4")
+    requests = [Request(key=at, raw=memory[at * 50 : at * 50 + 50], dtype=F32) for at in (2, 0, 3, 1)]
+    asked: list[int] = []
+    scan(requests, [Stretch(key=0, data=as_bytes(memory))], threads=1, ahead=lambda at, _: asked.append(at))
+    assert asked == sorted(asked)
+
+
+def test_what_will_be_looked_at_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    raws = [noise(F32, 64) for _ in range(3)]
+    asked: list[tuple[int, int]] = []
+    scan(
+        [Request(key=at, raw=raw, dtype=F32) for at, raw in enumerate(raws)],
+        threads=1,
+        ahead=lambda address, nbytes: asked.append((address, nbytes)),
+    )
+    for raw in raws:
+        begin = address_of(raw)
+        assert any(start <= begin and begin + raw.nbytes <= start + nbytes for start, nbytes in asked)
+
+
+def test_a_tensor_that_begins_with_equal_elements_is_counted_in_full_if_asked_for() -> None:
+    raw = floats(*[0.5] * 20)
+    assert only(Request(key=0, raw=raw, dtype=F32, full_if_repeating=True)).minimum == 0.5
+    assert only(Request(key=0, raw=raw, dtype=F32)).minimum is None
+
+
+@pytest.mark.parametrize("values", [[0.0] * 20, [0.5] * 3 + [0.25] * 20])
+def test_zeros_or_different_elements_at_the_beginning_are_only_screened(values: list[float]) -> None:
+    assert only(Request(key=0, raw=floats(*values), dtype=F32, full_if_repeating=True)).minimum is None
+
+
+def test_only_the_beginning_of_a_tensor_of_several_pieces_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "PIECE_BYTES", 64)
+    raw = floats(1.0, *[0.5] * 200)
+    assert only(Request(key=0, raw=raw, dtype=F32, full_if_repeating=True)).minimum is None
+
+
+def test_the_number_of_threads_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    pool = scan_module.ThreadPoolExecutor
+    monkeypatch.setattr(scan_module, "ThreadPoolExecutor", lambda threads: used.append(threads) or pool(threads))
+    monkeypatch.setattr(scan_module, "this_machine", lambda: Machine(cores=9, online=9, busy=2.0))
+    measure([Request(key=0, raw=floats(1), dtype=F32)])
+    measure([Request(key=0, raw=floats(1), dtype=F32)], threads=3)
+    assert set(used[: len(used) // 2]) == {7}
+    assert set(used[len(used) // 2 :]) == {3}

@@ -209,3 +209,32 @@ def test_bad_indices_of_complex_elements_count_elements_not_parts(data: st.DataO
     laid = data.draw(layouts(dtype))
     bad = ~as_torch(laid.copy, dtype).isfinite().all(dim=-1).flatten()
     assert bad_indices(laid.view, dtype, nonnegative=False).tolist() == bad.nonzero().flatten().tolist()
+
+
+F32_PATTERNS = [
+    *(0x0000_0000, 0x8000_0000, 0x0000_0001, 0x8000_0001, 0x007F_FFFF, 0x0080_0000, 0x3F80_0000, 0xBF80_0000),
+    *(0x7F7F_FFFF, 0xFF7F_FFFF, 0x7F80_0000, 0xFF80_0000, 0x7F80_0001, 0xFF80_0001, 0x7FC0_0000, 0xFFFF_FFFF),
+]
+"""Zeros, subnormal, normal and largest numbers, infinities, signalling and quiet NaN, of both signs."""
+
+
+@pytest.mark.parametrize("one", F32_PATTERNS, ids=hex)
+@pytest.mark.parametrize("other", F32_PATTERNS, ids=hex)
+def test_the_screen_of_float32_agrees_with_torch_on_every_kind_of_pair(one: int, other: int) -> None:
+    raw = np.array([one, other, one] * 11, dtype="<u4")
+    dtype = DTYPES["float32"]
+    got, values = screen(raw, dtype), as_torch(raw, dtype).double()
+    assert got.flagged == (not values.isfinite().all())
+    if not got.flagged:
+        assert screened_measure(got, dtype, len(raw)).absmax == float(values.abs().max())
+        assert got.signed == bool((values < 0).any())
+
+
+def test_subnormal_elements_are_screened_exactly_where_the_processor_takes_them_for_zero() -> None:
+    raw = np.array([0x0000_0003, 0x8000_0007, 0x0000_0000], dtype="<u4")
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no such setting")
+    try:
+        assert screen(raw, DTYPES["float32"]) == Screen(7, signed=True)
+    finally:
+        torch.set_flush_denormal(False)

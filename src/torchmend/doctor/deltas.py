@@ -11,7 +11,8 @@ import numpy as np
 from torchmend.facts.dtypes import DType, Kind
 from torchmend.measure.bits import Raw, component, damaged, decode_any
 from torchmend.measure.chunks import CHUNK_BYTES
-from torchmend.measure.scan import PIECE_BYTES, available_cores
+from torchmend.measure.scan import PIECE_BYTES
+from torchmend.measure.workers import available_cores
 from torchmend.reports.comparison import Delta
 
 T = TypeVar("T")

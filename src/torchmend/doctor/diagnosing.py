@@ -30,20 +30,20 @@ def diagnose_file(
     """
     path = Path(path)
     try:
-        with FileSource(path) as source:
+        with FileSource(path, verifies_checksums=verify_checksums) as source:
             source.report_to(progress)
-            return diagnose_source(source, verify_checksums=verify_checksums)
+            return diagnose_source(source)
     except FileError as error:
         finding = Finding(code=error.code, severity=Severity.ERROR, message=error.message, remedy=error.remedy)
         return Diagnosis(source=str(path), nbytes=_size(path), findings=(finding,))
 
 
-def diagnose_source(source: FileSource, *, verify_checksums: bool = False) -> Diagnosis:
+def diagnose_source(source: FileSource) -> Diagnosis:
     """Diagnose a file that is already open."""
     unchecked, skipped = _unchecked(source)
     contents = source.contents
     structure = (
-        *judge_structure((*contents.oddities, *(source.wrong_checksums() if verify_checksums else ()))),
+        *judge_structure((*contents.oddities, *source.wrong_checksums)),
         *judge_wishes(contents.wishes),
     )
     judged = sorted((*structure, *judge(source)), key=lambda finding: -finding.severity)

@@ -8,12 +8,13 @@ from typing import Self
 from torchmend.facts.findings import Measure
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Role, Scalar, TensorRef
-from torchmend.formats.checksums import wrong_checksums
+from torchmend.formats.ahead import ReadAhead
+from torchmend.formats.checksums import checked_stretches, wrong_checksums
 from torchmend.formats.contents import Contents, Oddity, StoredTensor
 from torchmend.formats.registry import read_contents
 from torchmend.measure.bits import Raw
 from torchmend.measure.fetch import row_sums, short_vector
-from torchmend.measure.scan import Progress, available_cores, measure
+from torchmend.measure.scan import Progress, Scanned, Stretch, scan
 from torchmend.rules.requests import request_for
 from torchmend.rules.roles import assign_roles
 
@@ -30,12 +31,13 @@ class FileSource:
 
     Args:
         path: The file.
+        verifies_checksums: Whether a scan compares the checksums in the file with its bytes too.
 
     Raises:
         FileError: It cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, verifies_checksums: bool = False) -> None:
         self.path = path
         self.contents: Contents = read_contents(path)
         plain = [_ref(str(path), tensor) for tensor in self.contents.tensors]
@@ -44,6 +46,7 @@ class FileSource:
         self.misfits = _misfits(self.stored, self.contents.nbytes)
         self.progress: Progress | None = None
         self.count_all = False
+        self.verifies_checksums = verifies_checksums
 
     def __enter__(self) -> Self:
         return self
@@ -59,28 +62,41 @@ class FileSource:
     @cached_property
     def measures(self) -> dict[TensorRef, Measure]:
         """Every floating-point tensor, measured once; names of the same elements share a measure."""
+        return {ref: self._scanned.measures[key] for key, aliases in self._measured.items() for ref in aliases}
+
+    @property
+    def wrong_checksums(self) -> list[Oddity]:
+        """Checksums in the file that are not those of its bytes; none unless the scan `verifies_checksums`."""
+        return wrong_checksums(self.contents, self._scanned.sums)
+
+    @cached_property
+    def _measured(self) -> dict[Hashable, list[TensorRef]]:
+        """The tensors to measure, under a key for all names of the same elements."""
         by_storage: dict[Hashable, list[TensorRef]] = {}
         for ref in self.refs:
             if self.is_readable(ref) and ref.element.is_floating:
                 by_storage.setdefault((ref.storage, ref.role.is_nonnegative), []).append(ref)
+        return by_storage
+
+    @property
+    def _stretches(self) -> list[Stretch]:
+        return checked_stretches(self.contents) if self.verifies_checksums else []
+
+    @cached_property
+    def _scanned(self) -> Scanned:
         requests = [
             request_for(key, aliases, self.raw(aliases[0]), count_all=self.count_all)
-            for key, aliases in by_storage.items()
+            for key, aliases in self._measured.items()
         ]
-        results = measure(requests, progress=self.progress)
-        self.contents.check_unchanged()
-        return {ref: results[key] for key, aliases in by_storage.items() for ref in aliases}
-
-    def wrong_checksums(self) -> list[Oddity]:
-        """Compare every checksum in the file with its bytes."""
-        found = wrong_checksums(self.contents, threads=available_cores())
+        with ReadAhead(self.contents.files) as ahead:
+            found = scan(requests, self._stretches, progress=self.progress, ahead=ahead)
         self.contents.check_unchanged()
         return found
 
     def report_to(self, progress: ScanProgress | None) -> None:
-        """Have a scan tell how far it is."""
+        """Have a scan tell how far it is. Bytes that are measured and summed too count twice."""
         if progress is not None:
-            total = self.scannable
+            total = self.scannable + sum(len(stretch.data) for stretch in self._stretches)
             self.progress = lambda done: progress(done, total)
 
     @cached_property

@@ -10,9 +10,9 @@ from torchmend.doctor.writing import outputs
 from torchmend.doctor.writing.outputs import Layout, Output
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.tensors import Scalar
-from torchmend.formats.checksums import wrong_records
+from torchmend.formats.checksums import checked_stretches, wrong_records
 from torchmend.formats.salvage.remains import INDEX, Remains, read_remains
-from torchmend.measure.scan import available_cores
+from torchmend.measure.scan import scan
 
 _SUFFIX = "_SALVAGED"
 _MOST_IN_SHARD = 5_000_000_000
@@ -139,7 +139,8 @@ def _suspect(remains: Remains) -> dict[int, str]:
     if remains.index_is_suspect:
         reason = f"the checksum of {INDEX}, which says what it is and where, is wrong"
         return dict.fromkeys(range(len(contents.tensors)), reason)
-    wrong = {record.extent: record.name for record, _ in wrong_records(contents, threads=available_cores())}
+    sums = scan([], checked_stretches(contents)).sums
+    wrong = {record.extent: record.name for record, _ in wrong_records(contents, sums)}
     suspect = {}
     for place, tensor in enumerate(contents.tensors):
         record = wrong.get(tensor.extent) if tensor.extent else None

@@ -1,12 +1,16 @@
 """Compare checksums that a file carries with its bytes: bit rot, and careless patches, show here."""
 
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Mapping
+
+import numpy as np
 
 from torchmend.formats.contents import Contents, Extent, Oddity, Record
 from torchmend.formats.layout import wrong_checksum
 from torchmend.formats.mapped import Buffer
 from torchmend.measure.chunks import CHUNK_BYTES
+from torchmend.measure.scan import Stretch
+from torchmend.measure.sums import Bytes
 
 LEAST_WORK, WORK_TIMES = 64 << 20, 2
 
@@ -20,38 +24,39 @@ def crc_of(buffer: Buffer, start: int, nbytes: int) -> int:
     return crc
 
 
-def _crc_of(contents: Contents, extent: Extent) -> int:
-    return crc_of(contents.files[extent.file].buffer, extent.start, extent.nbytes)
-
-
-def wrong_checksums(contents: Contents, *, threads: int) -> list[Oddity]:
-    """Return one oddity for each record whose bytes do not have the CRC-32 that is stored for them.
+def checked_stretches(contents: Contents) -> list[Stretch]:
+    """Return the bytes that checksums cover, each under its record's index.
 
     A stored sum of zero means that none was computed, unless it happens to be right. Of records that lie over one
     another (which is an oddity of its own) so many are checked as make up the files' size a few times.
 
     Args:
         contents: Where checksums are.
-        threads: How many to use; `zlib` works without the interpreter's lock.
     """
-    return [
-        wrong_checksum(record.name, found, record.crc) for record, found in wrong_records(contents, threads=threads)
-    ]
+    left = LEAST_WORK + WORK_TIMES * contents.nbytes
+    stretches = []
+    for index, record in enumerate(contents.records):
+        left -= record.extent.nbytes
+        if record.crc and left >= 0:
+            stretches.append(Stretch(key=index, data=_bytes(contents, record.extent)))
+    return stretches
 
 
-def wrong_records(contents: Contents, *, threads: int) -> list[tuple[Record, int]]:
+def _bytes(contents: Contents, extent: Extent) -> Bytes:
+    return np.frombuffer(contents.files[extent.file].buffer, np.uint8)[extent.start : extent.start + extent.nbytes]
+
+
+def wrong_records(contents: Contents, sums: Mapping[Hashable, int]) -> list[tuple[Record, int]]:
     """Return the records whose bytes do not have the CRC-32 that is stored for them, with the one that they have.
 
     Args:
         contents: Where checksums are.
-        threads: How many to use.
+        sums: Those of the bytes, under the records' indices; a record without one is passed over.
     """
-    left = LEAST_WORK + WORK_TIMES * contents.nbytes
-    checked = []
-    for record in contents.records:
-        left -= record.extent.nbytes
-        if record.crc and left >= 0:
-            checked.append(record)
-    with ThreadPoolExecutor(threads) as pool:
-        sums = pool.map(lambda record: _crc_of(contents, record.extent), checked)
-        return [(record, found) for record, found in zip(checked, sums, strict=True) if found != record.crc]
+    found = ((record, sums.get(index, record.crc)) for index, record in enumerate(contents.records))
+    return [(record, crc) for record, crc in found if crc != record.crc]
+
+
+def wrong_checksums(contents: Contents, sums: Mapping[Hashable, int]) -> list[Oddity]:
+    """Return one oddity for each of the `wrong_records`."""
+    return [wrong_checksum(record.name, crc, record.crc) for record, crc in wrong_records(contents, sums)]
