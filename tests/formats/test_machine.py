@@ -25,7 +25,7 @@ from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.rebuild import _REBUILDERS
 from torchmend.formats.pickles.records import Call, Global, OpaqueKey, Persistent
 from torchmend.formats.pickles.state import LARGEST_KEY
-from torchmend.formats.pickles.tree import read_tree
+from torchmend.formats.pickles.tree import MOST_LISTED, read_tree
 
 PROTOCOLS = range(6)
 PROTO = b"\x80\x04"
@@ -670,3 +670,54 @@ def test_the_length_of_a_text_is_accounted_for_before_it_is_read(monkeypatch: py
     )
     with pytest.raises(FileError, match="asks for too much"):
         Machine(b"X\xd0\7\0\0" + bytes(2000)).run()
+
+
+# Bounds that fuzzing asked for
+
+
+def test_a_whole_number_whose_hash_is_shared_is_an_opaque_key() -> None:
+    (key,) = run(pickle.dumps({(1 << 61) - 1: 0}))
+    assert isinstance(key, OpaqueKey)
+
+
+@pytest.mark.parametrize("key", [b"-1", str(1 << 61).encode()])
+def test_a_memo_key_that_no_pickler_writes_is_malformed(key: bytes) -> None:
+    with pytest.raises(FileError, match="malformed"):
+        run(b"Np" + key + b"\n.")
+
+
+def test_names_that_a_deep_place_repeats_very_often_are_refused() -> None:
+    value = run(PROTO + b"]" * 300 + b"(" + b"K\x07" * 9000 + b"e" + b"a" * 299 + b".")
+    with pytest.raises(FileError, match="names more than fits"):
+        read_tree(value, 1 << 20)
+
+
+def test_a_tensor_that_is_named_very_often_is_refused() -> None:
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00))\x89}tR"
+    value = run(PROTO + tensor + b"\x940](" + b"h\x00" * 20_000 + b"e.")
+    with pytest.raises(FileError, match="times over"):
+        read_tree(value)
+
+
+def test_a_long_list_keeps_its_first_numbers_and_every_one_that_is_not_finite() -> None:
+    scalars = read_tree([1.0] * 20_000 + [math.nan]).scalars
+    assert len(scalars) == MOST_LISTED + 1
+    assert scalars[-1].path == (20_000,)
+
+
+def test_an_optimizer_that_lists_its_parameters_over_and_over_tells_nothing() -> None:
+    group = {"params": list(range(1000))}
+    assert read_tree({"state": {}, "param_groups": [group] * 1000}).optimizers == {(): ()}
+
+
+def test_one_text_that_is_encoded_for_many_arrays_is_encoded_once() -> None:
+    encode = Call(ENCODE, ("x" * 8, "latin1"))
+    arrays_ = [Call(SCALAR, (DOUBLE, encode)) for _ in range(3)]
+    read_tree(arrays_)
+    assert encode.encoded == b"x" * 8
+
+
+def test_a_shape_of_very_many_dimensions_is_malformed() -> None:
+    numbers = b"(" + b"K\x01" * 1000 + b"t"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00" + numbers + numbers + b"\x89}tR"
+    assert len(read_tree(run(PROTO + tensor + b".")).malformed) == 1

@@ -35,10 +35,12 @@ def _repeated(unit: bytes, size: int, start: bytes = b"", end: bytes = b".") -> 
 def opcodes(rng: Random, size: int) -> Case:
     """Repeat one opcode or two."""
     start, unit = rng.choice((
-        (b"", b"]"), (b"", b"}"), (b"", b"\x8f"), (b"N", b"\x94"), (b"N", b"2"), (b"", b"\x97"), (b"N", b"Q"), (b"N", b"2R"),
+        (b"", b"]"), (b"", b"}"), (b"", b"\x8f"), (b"N", b"\x94"), (b"N", b"2"), (b"", b"\x97"), (b"N", b"Q"), (b"N",
+        b"2R"),
         (b"N", b"2\x81"), (b"", b"}\x94"), (b"N", b"\x85"), (b"", b"("), (b"", b"(t"), (b"", b"(l"), (b"", b"(d"),
         (b"", b"G\x7f\xf8\0\0\0\0\0\0"), (b"", b"K\xff"), (b"", b"\x88"), (b"", b"\x82\x01"), (b"", b"cos\nf\n"),
-        (b"cbuiltins\ngetattr\n\x94\x8c\x02nn\x94ctorch\nnn\n", b"\x940h\x00h\x02h\x01\x86R"), (b"]\x94", b"h\x00h\x00a0"),
+        (b"cbuiltins\ngetattr\n\x94\x8c\x02nn\x94ctorch\nnn\n", b"\x940h\x00h\x02h\x01\x86R"), (b"]\x94",
+        b"h\x00h\x00a0"),
         (b"", b"(t\x94"), (b"", b"I1\n"), (b"", b"\x8c\x01a\x94"), (b"]", b"]a"), (b"}", b"K\x01}s"),
     ))  # fmt: skip
     return _repeated(unit, size, start)
@@ -156,8 +158,10 @@ def optimizers(rng: Random, size: int) -> Case:
 def texts(rng: Random, size: int) -> Case:
     """Write numbers and texts that are long."""
     digits = rng.choice((b"9" * 4000, b"9" * size, b"1" * 100))
-    unit = rng.choice((b"I" + digits + b"\n", b"L" + digits + b"L\n", b"F" + digits + b"\n", b"V" + b"\\u00e9" * 999 + b"\n",
-                       b"S'" + b"\\x41" * 999 + b"'\n", b"\x8b" + struct.pack("<i", 9999) + b"\xff" * 9999))  # fmt: skip
+    unit = rng.choice((b"I" + digits + b"\n", b"L" + digits + b"L\n", b"F" + digits + b"\n",
+        b"V" + b"\\u00e9" * 999 + b"\n",
+                       b"S'" + b"\\x41" * 999 + b"'\n", b"\x8b" + struct.pack("<i",
+                       9999) + b"\xff" * 9999))  # fmt: skip
     return _archive(b"](" + unit * max(size // len(unit), 1) + b"e.")
 
 

@@ -1,9 +1,14 @@
-"""What is thrown at the readers, one entry a format. To add a format: one function from chance to a `Case`, one entry."""
+"""What is thrown at the readers. To add a format: one function from chance to a `Case`, and one entry in `KINDS`."""
 
+import io
+import json
+import pickletools
+import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
+import old_files
 from fuzz import bombs, noise, pickles, safetensors_files, specimens, zips
 from fuzz.sandbox import Case
 
@@ -76,6 +81,93 @@ def _safetensors_headers(rng: Random) -> Case:
     return one_file("case.safetensors", safetensors_files.mutate(rng, data))
 
 
+def _any_of(name: str, files: Callable[[], tuple[bytes, ...]]) -> Callable[[], tuple[Case, ...]]:
+    return lambda: tuple(one_file(name, data) for data in files())
+
+
+def _legacy_stream(rng: Random) -> Case:
+    data = rng.choice(specimens.legacy_streams())
+    if rng.randrange(3):
+        head, root, tail = _split_stream(data)
+        data = head + pickles.mutate(rng, root) + tail
+    return one_file("case.pth", data if not rng.randrange(4) else noise.spoil(rng, data))
+
+
+def _split_stream(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a legacy file before and behind its fourth pickle, which holds the object."""
+    stream = io.BytesIO(data)
+    ends = []
+    for _ in range(4):
+        for _ in pickletools.genops(stream):
+            pass
+        ends.append(stream.tell())
+    return data[: ends[2]], data[ends[2] : ends[3]], data[ends[3] :]
+
+
+def _legacy_tar(rng: Random) -> Case:
+    data = rng.choice(specimens.legacy_tars())
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        parts = [(each.name, archive.extractfile(each).read()) for each in archive if each.isfile()]
+    at = rng.randrange(len(parts))
+    name, part = parts[at]
+    match rng.randrange(6):
+        case 0:
+            parts[at] = (noise.text(rng)[:90].replace("\0", ""), part)
+        case 1:
+            parts.append(parts[at])
+        case 2 if name == "pickle":
+            parts[at] = (name, pickles.mutate(rng, part))
+        case _:
+            parts[at] = (name, noise.spoil(rng, part))
+    data = old_files.archive(parts)
+    return one_file("case.pth", data if rng.randrange(4) else noise.spoil(rng, data))
+
+
+def _npz(rng: Random) -> Case:
+    entries = zips.entries_of(rng.choice(specimens.npz_archives()))
+    at = rng.randrange(len(entries))
+    if rng.randrange(2):
+        header = entries[at].data[:128]
+        entries[at] = replace(entries[at], data=noise.spoil(rng, header) + entries[at].data[128:])
+    return one_file("case.npz", zips.mutate(rng, entries, lies=rng.choice((0, 0, 0.02))))
+
+
+def _sharded(rng: Random) -> Case:
+    files = dict(rng.choice(specimens.sharded_folders()))
+    index = next(name for name in files if name.endswith(".index.json"))
+    table = json.loads(files[index])
+    for _ in range(rng.randrange(3)):
+        key = rng.choice([*table["weight_map"], noise.text(rng)])
+        table["weight_map"][key] = rng.choice((*files, noise.text(rng), "../case/config.json", 7, None))
+    if not rng.randrange(6):
+        table[rng.choice(("metadata", "weight_map"))] = safetensors_files.junk(rng)
+    files[index] = json.dumps(table).encode()
+    return Case(_one_spoiled(rng, files), rng.choice(("", index)))
+
+
+def _distributed(rng: Random) -> Case:
+    files = dict(rng.choice(specimens.distributed_folders()))
+    if rng.randrange(4):
+        files[".metadata"] = pickles.mutate(rng, files[".metadata"])
+        return Case(files, "")
+    return Case(_one_spoiled(rng, files), "")
+
+
+def _one_spoiled(rng: Random, files: dict[str, bytes]) -> dict[str, bytes]:
+    name = rng.choice([*files])
+    match rng.randrange(6):
+        case 0:
+            return {key: data for key, data in files.items() if key != name}
+        case 1 | 2:
+            return files
+        case _:
+            return {**files, name: noise.spoil(rng, files[name])}
+
+
+def _folders(files: Callable[[], tuple[dict[str, bytes], ...]]) -> Callable[[], tuple[Case, ...]]:
+    return lambda: tuple(Case(each, "") for each in files())
+
+
 KINDS: tuple[Kind, ...] = (
     Kind("torch zip, any bytes", _spoiled_zip, _zips_in_order),
     Kind("torch zip, headers", _zip_headers, _zips_in_order),
@@ -84,6 +176,11 @@ KINDS: tuple[Kind, ...] = (
     Kind("torch zip, pickle of any opcodes", lambda rng: _archive_of(rng, pickles.babble(rng)), _zips_in_order),
     Kind("safetensors, any bytes", _spoiled_safetensors, _safetensors_in_order),
     Kind("safetensors, header", _safetensors_headers, _safetensors_in_order),
+    Kind("legacy stream", _legacy_stream, _any_of("case.pth", specimens.legacy_streams)),
+    Kind("legacy tar", _legacy_tar, _any_of("case.pth", specimens.legacy_tars)),
+    Kind("npz", _npz, _any_of("case.npz", specimens.npz_archives)),
+    Kind("sharded index", _sharded, _folders(specimens.sharded_folders)),
+    Kind("distributed checkpoint", _distributed, _folders(specimens.distributed_folders)),
     Kind("bombs", bombs.make, _zips_in_order, every=20),
 )
 

@@ -9,19 +9,23 @@ from fuzz import noise
 
 NAMES = (
     "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state", "torch._utils _rebuild_sparse_tensor",
+    "torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state",
+    "torch._utils _rebuild_sparse_tensor",
     "torch._utils _rebuild_sparse_csr_tensor", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_nested_tensor",
     "torch._utils _rebuild_wrapper_subclass", "torch._utils _rebuild_meta_tensor_no_storage",
-    "torch._utils _rebuild_device_tensor_from_numpy", "torch._tensor _rebuild_from_type_v2", "torch Size", "torch device",
+    "torch._utils _rebuild_device_tensor_from_numpy", "torch._tensor _rebuild_from_type_v2", "torch Size",
+    "torch device",
     "torch.nn.modules.batchnorm BatchNorm2d", "torch FloatStorage", "torch HalfStorage", "torch BFloat16Storage",
     "torch ComplexFloatStorage", "torch.storage UntypedStorage", "torch float8_e4m3fn", "torch float32", "torch uint16",
     "torch.serialization _get_layout", "numpy.core.multiarray _reconstruct", "numpy._core.multiarray scalar",
     "numpy._core.numeric _frombuffer", "numpy dtype", "numpy ndarray", "_codecs encode", "collections OrderedDict",
-    "builtins set", "builtins getattr", "builtins eval", "os system", "posix system", "subprocess Popen", "torch os.system",
-    "copyreg _reconstructor", "operator attrgetter", "argparse Namespace", "antigravity fly", "this s", "my.project Config",
+    "builtins set", "builtins getattr", "builtins eval", "os system", "posix system", "subprocess Popen",
+    "torch os.system",
+    "copyreg _reconstructor", "operator attrgetter", "argparse Namespace", "antigravity fly", "this s",
+    "my.project Config",
 )  # fmt: skip
 
-OPCODES = [opcode for opcode in pickletools.opcodes if opcode.code not in "."]
+OPCODES = [opcode for opcode in pickletools.opcodes if opcode.code != "."]
 
 
 def text(value: str) -> bytes:

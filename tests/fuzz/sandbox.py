@@ -93,7 +93,7 @@ class Sandbox:
                 shutil.rmtree(folder)
             folder.mkdir()
         for name, data in case.files.items():
-            path = folders["case"] / name
+            path = folders["case"] / "files" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         process = self.process

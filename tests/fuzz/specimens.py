@@ -2,10 +2,15 @@
 
 import functools
 import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+
+import folders
+import old_files
 
 
 def _layers(*, damaged: bool) -> dict[str, torch.Tensor]:
@@ -72,3 +77,58 @@ def safetensors_files() -> tuple[bytes, ...]:
         safetensors.torch.save(_layers(damaged=damaged), metadata)
         for damaged, metadata in ((False, None), (True, {"format": "pt", "note": "a"}))
     )
+
+
+@functools.cache
+def legacy_streams() -> tuple[bytes, ...]:
+    """Return files as torch wrote them before 1.6."""
+    how = {"_use_new_zipfile_serialization": False}
+    return (
+        _saved(_layers(damaged=False), **how),
+        _saved(_training(damaged=True), **how),
+        _saved({"w": torch.full((2, 2), torch.nan), "e": torch.ones(0)}, **how),
+    )
+
+
+@functools.cache
+def legacy_tars() -> tuple[bytes, ...]:
+    """Return files as torch wrote them before 0.1.10."""
+    statistics = {"bn.running_mean": np.array([1, np.nan], "f4"), "bn.running_var": np.array([1, 2], "f4")}
+    return (
+        old_files.tar_of({"w": np.ones((2, 3), np.float32), "epoch": 3}),
+        old_files.tar_of({**statistics, "w": np.zeros(4, np.float64)}),
+    )
+
+
+@functools.cache
+def npz_archives() -> tuple[bytes, ...]:
+    """Return archives of NumPy's, stored and compressed."""
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([1, np.nan], np.float16), "texts": np.array(["x"])}
+    found = []
+    for save in (np.savez, np.savez_compressed):
+        stream = io.BytesIO()
+        save(stream, **arrays, objects=np.array([{}, 1], dtype=object))
+        found.append(stream.getvalue())
+    return tuple(found)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@functools.cache
+def sharded_folders() -> tuple[dict[str, bytes], ...]:
+    """Return folders of shards with their index, of both kinds."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = []
+        for kind in ("safetensors", "bin"):
+            folders.sharded(Path(folder, kind), folders.state(damaged=True), kind)
+            made.append(_files(Path(folder, kind)))
+        return tuple(made)
+
+
+@functools.cache
+def distributed_folders() -> tuple[dict[str, bytes], ...]:
+    """Return folders of torch.distributed.checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        return (_files(folders.distributed(Path(folder), folders.state(damaged=True))),)

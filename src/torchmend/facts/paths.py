@@ -12,7 +12,7 @@ LONGEST_TEXT = 200
 """Characters of metadata texts that are kept."""
 
 LONGEST_NAME = 4096
-"""Characters of a tensor's whole name; longer ones are refused, since everything that handles names would pay for them."""
+"""Characters of a tensor's whole name in formats that have no levels; longer ones are refused."""
 
 LONGEST_COMPONENT = 1000
 """Characters of one key that are kept."""
@@ -91,11 +91,13 @@ def parameter_keys(
         name_of: Turns a key into a path component.
     """
     keys: list[tuple[str, str | None]] = []
+    looked_at = 0
     for group in groups:
         if not isinstance(group, dict) or not isinstance(group.get("params"), list):
             continue
         params = group["params"]
-        if len(keys) + len(params) > MOST_PARAMETERS:
+        looked_at += len(params)
+        if looked_at > MOST_PARAMETERS:
             return ()
         names = group.get("param_names")
         known = names if isinstance(names, list) and len(names) == len(params) else [None] * len(params)

@@ -17,7 +17,7 @@ from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.arrays import NUMPY_KINDS
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import MalformedError, sizes
-from torchmend.formats.torch_zip import LARGEST_INFLATED, gaps_between
+from torchmend.formats.torch_zip import gaps_between, longest_pickle
 from torchmend.formats.zips import DEFLATED, STORED, Member, read_member
 
 SUFFIX = ".npy"
@@ -211,7 +211,7 @@ def _absent(name: str, reason: str) -> StoredTensor:
 def _wishes(file: MappedFile, member: Member, header: _Header) -> tuple[Wish, ...]:
     """List what pickled elements want to import; they are only read as data, whatever they are."""
     try:
-        machine = Machine(read_member(file, member, LARGEST_INFLATED), header.length)
+        machine = Machine(read_member(file, member, longest_pickle(file, member)), header.length)
     except FileError:
         return ()  # larger than any array of objects, or damaged
     try:

@@ -31,10 +31,10 @@ def claims(folder: Path) -> list[Claim]:
 def _weight_map(path: Path) -> dict[str, str] | None:
     """Return which tensor is in which shard; None if the file is no index."""
     try:
-        if path.stat().st_size > LARGEST_INDEX:
+        if not path.is_file() or path.stat().st_size > LARGEST_INDEX:
             return None
         text = path.read_bytes()
-        data: Any = json.loads(text) if b'"weight_map"' in text else None
+        data: Any = json.loads(str(text, "utf-8")) if b'"weight_map"' in text else None
     except (OSError, ValueError, RecursionError):
         return None
     weight_map = data.get("weight_map") if isinstance(data, dict) else None

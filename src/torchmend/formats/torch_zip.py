@@ -91,7 +91,7 @@ class _Part:
     ) -> Self:
         """Read a pickle; `named` puts names into what it holds."""
         pickled = members[f"{root}{name}.pkl"]
-        machine = Machine(read_member(file, pickled, _longest_pickle(file, pickled)))
+        machine = Machine(read_member(file, pickled, longest_pickle(file, pickled)))
         tree = read_tree(named(machine.run()), machine.state.limit)
         wishes = machine.wishes(start=pickled.start if pickled.method == STORED else None)
         return cls(name=name, pickled=pickled, tree=tree, wishes=wishes)
@@ -102,7 +102,8 @@ def _constants(value: Any) -> dict[str, Any]:
     return {"CONSTANTS": {f"c{at}": item for at, item in enumerate(value)}} if isinstance(value, tuple) else {}
 
 
-def _longest_pickle(file: Readable, pickled: Member) -> int:
+def longest_pickle(file: Readable, pickled: Member) -> int:
+    """Return how many bytes a pickle in an archive may have, or inflate to."""
     if pickled.method == STORED:
         return LARGEST_PICKLE
     return min(LARGEST_INFLATED, max(LEAST_INFLATED, INFLATED_TIMES * file.size))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torchmend.facts.dtypes import Kind
+from torchmend.facts.paths import LONGEST_COMPONENT
 from torchmend.facts.tensors import Role, TensorRef
 from torchmend.measure.fetch import VECTOR_LIMIT
 
@@ -125,7 +126,7 @@ def _model_role(ref: TensorRef, in_norm: bool) -> Role:
 
 def _is_averaged(ref: TensorRef) -> bool:
     first_component = ref.name.split(".", 1)[0]
-    return any(_AVERAGED.search(text.lower()) for text in (ref.container, first_component))
+    return any(_AVERAGED.search(text[:LONGEST_COMPONENT].lower()) for text in (ref.container, first_component))
 
 
 # Which parameter a moment belongs to

@@ -88,7 +88,7 @@ def read_tree(root: Any, room: int = MOST_ROOM) -> Tree:
         if len(path) > DEEPEST:
             raise _absurd(f"nests deeper than {DEEPEST} levels")
         length = above + (len(path[-1]) if path and isinstance(path[-1], str) else _COMPONENT)
-        if walk.is_leaf(path, value, length) or id(value) in seen:
+        if id(value) in seen or walk.is_leaf(path, value, length):
             continue
         if isinstance(value, dict | list | tuple | Call) and value != ():
             seen.add(id(value))
