@@ -8,6 +8,7 @@ from torchmend.doctor.file_source import ScanProgress
 from torchmend.doctor.packing import LeftOut, about, left_behind, pack
 from torchmend.doctor.writing import outputs
 from torchmend.doctor.writing.outputs import Layout, Output
+from torchmend.doctor.writing.parcels import releasing
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.checksums import checked_stretches, wrong_records
@@ -139,7 +140,8 @@ def _suspect(remains: Remains) -> dict[int, str]:
     if remains.index_is_suspect:
         reason = f"the checksum of {INDEX}, which says what it is and where, is wrong"
         return dict.fromkeys(range(len(contents.tensors)), reason)
-    sums = scan([], checked_stretches(contents)).sums
+    held = releasing(contents.files, lambda _: None)
+    sums = scan([], checked_stretches(contents), progress=held).sums
     wrong = {record.extent: record.name for record, _ in wrong_records(contents, sums)}
     suspect = {}
     for place, tensor in enumerate(contents.tensors):

@@ -13,16 +13,13 @@ from typing import BinaryIO
 from torchmend.doctor.drafts import draft_beside, draft_folder_beside, sweep, sync_file, sync_folder
 from torchmend.doctor.targets import check_output, is_same
 from torchmend.doctor.writing import safetensors, sharded, torch_zip
-from torchmend.doctor.writing.parcels import Advance, Parcel
+from torchmend.doctor.writing.parcels import Advance, Parcel, releasing
 from torchmend.facts.errors import RepairError, UserError
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.registry import read_file
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _INDEX_SUFFIX = ".index.json"
-_MOST_HELD = 64 << 20
-"""Bytes that are read before their pages are let go of."""
-
 _Writer = Callable[[Sequence[Parcel], BinaryIO, Advance], None]
 
 
@@ -134,7 +131,7 @@ def write(parcels: Sequence[Parcel], output: Output, advance: Advance) -> tuple[
     """
     if output.layout is not Layout.TORCH:
         safetensors.check_names(parcels)
-    advance = _releasing(parcels, advance)
+    advance = releasing(_sources(parcels), advance)
     if output.layout is Layout.SHARDED:
         return _write_shards(parcels, output, advance)
     kind = torch_zip.write if output.layout is Layout.TORCH else safetensors.write
@@ -191,22 +188,6 @@ def _move(draft: Path, files: Iterable[Path]) -> None:
                 undo.callback(file.unlink, missing_ok=True)
             (draft / file.name).replace(file)
         undo.pop_all()
-
-
-def _releasing(parcels: Sequence[Parcel], advance: Advance) -> Advance:
-    """Let go of the source's pages every now and then, so that a large file is never in memory as a whole."""
-    held = 0
-
-    def advanced(nbytes: int) -> None:
-        nonlocal held
-        advance(nbytes)
-        held += nbytes
-        if held >= _MOST_HELD:
-            held = 0
-            for file in _sources(parcels):
-                file.release()
-
-    return advanced
 
 
 def _sources(parcels: Sequence[Parcel]) -> Sequence[MappedFile]:

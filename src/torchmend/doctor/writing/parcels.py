@@ -8,7 +8,10 @@ from torchmend.formats.mapped import MappedFile
 from torchmend.measure.chunks import flat_chunks
 
 Advance = Callable[[int], None]
-"""Told how many bytes of tensors have been written since the last call."""
+"""Told how many bytes of tensors have been read or written since the last call."""
+
+_MOST_HELD = 64 << 20
+"""Bytes that are read before their pages are let go of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +95,19 @@ def sharers(parcels: Iterable[Parcel]) -> dict[str, str]:
             if high > furthest:
                 furthest, owner = high, owner if low < furthest and owner else parcel.path
     return shared
+
+
+def releasing(files: Sequence[MappedFile], advance: Advance) -> Advance:
+    """Let go of files' pages every now and then, so that a large one is never in memory as a whole."""
+    held = 0
+
+    def advanced(nbytes: int) -> None:
+        nonlocal held
+        advance(nbytes)
+        held += nbytes
+        if held >= _MOST_HELD:
+            held = 0
+            for file in files:
+                file.release()
+
+    return advanced
