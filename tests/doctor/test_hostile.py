@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import bad_files
 from fuzz import bombs
+from torchmend.doctor.converting import ConvertOptions, convert_file
 from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.facts.codes import Code
@@ -119,3 +120,27 @@ def test_a_small_file_costs_little_time(bomb: Callable[..., Any], tmp_path):
         started = time.process_time()
         diagnose_file(path, verify_checksums=True)
         assert time.process_time() - started < 2
+
+
+def claiming(tmp_path: Path) -> Path:
+    """Write a file of a few kB whose tensor is a number that is seen a thousand million times."""
+    torch.save({"a": torch.ones(2), "w": torch.ones(1).expand(1 << 30)}, tmp_path / "x.pth")
+    return tmp_path / "x.pth"
+
+
+def test_a_number_that_is_seen_very_often_is_looked_at_once(tmp_path):
+    assert diagnose_file(claiming(tmp_path)).healthy
+
+
+def test_a_number_that_is_seen_very_often_is_not_written_out(tmp_path):
+    result = convert_file(claiming(tmp_path), tmp_path / "y.safetensors", ConvertOptions(allow_partial=True))
+    assert [each.path for each in result.refused] == ["w"]
+    assert (tmp_path / "y.safetensors").stat().st_size < 1000
+
+
+def test_views_that_claim_many_times_their_file_are_not_looked_at(tmp_path):
+    base = torch.zeros(100_000)
+    torch.save({str(at): base.as_strided((99_000, 60), (1, 1), at) for at in range(9)}, tmp_path / "x.pth")
+    diagnosis = diagnose_file(tmp_path / "x.pth")
+    assert 0 < len(diagnosis.skipped) < 9
+    assert "claims many times" in diagnosis.skipped[0].reason

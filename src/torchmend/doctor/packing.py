@@ -10,7 +10,7 @@ from torchmend.facts.dtypes import Kind
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.paths import joined
 from torchmend.facts.tensors import Scalar
-from torchmend.formats.contents import Contents, StoredTensor
+from torchmend.formats.contents import Allowance, Contents, StoredTensor
 
 _MOST_NAMED = 12
 
@@ -46,6 +46,7 @@ def pack(
     """
     parcels: list[Parcel] = []
     left_out: list[LeftOut] = []
+    allowance = Allowance(contents.nbytes)
     containers: set[str] = set()
     for place, tensor in enumerate(contents.tensors):
         inside = _inside(tensor.container, container)
@@ -54,6 +55,7 @@ def pack(
         containers.add(inside)
         parcel = Parcel(container=inside, name=tensor.name, tensor=tensor, files=contents.files)
         reason = (lost or {}).get(place) or _unreadable(tensor) or unwritable(parcel, layout)
+        reason = reason or allowance.refusal(parcel.nbytes)
         if reason:
             path = joined((tensor.container, tensor.name)) if tensor.container else tensor.name
             left_out.append(LeftOut(path=path, nbytes=parcel.nbytes, reason=reason))
