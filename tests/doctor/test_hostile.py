@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import bad_files
 from fuzz import bombs
+from torchmend.doctor.converting import ConvertOptions, convert_file
 from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.facts.codes import Code
@@ -61,9 +62,17 @@ def test_a_mean_whose_variance_is_missing_is_refused_or_repaired_and_crashes_not
         {"bn.running_var": torch.ones(4, dtype=torch.complex64)},
         {"bn.num_batches_tracked": torch.tensor(1j)},
         {"bn.weight": torch.ones(4, dtype=torch.complex64)},
+        {"conv.weight": torch.ones(4, 0)},
         {"conv.weight": torch.ones(4, 2, dtype=torch.complex64), "conv.bias": torch.ones(4, dtype=torch.complex64)},
     ],
-    ids=["other length", "complex variance", "complex counter", "complex weight", "complex feeding layer"],
+    ids=[
+        "other length",
+        "complex variance",
+        "complex counter",
+        "complex weight",
+        "empty feeding layer",
+        "complex feeding layer",
+    ],
 )
 def test_a_layer_with_a_member_of_another_kind_is_diagnosed_and_repaired_without_a_crash(changed, tmp_path):
     path = saved(tmp_path, {**changed, **{k: v for k, v in STATISTICS.items() if k not in changed}})
@@ -119,3 +128,46 @@ def test_a_small_file_costs_little_time(bomb: Callable[..., Any], tmp_path):
         started = time.process_time()
         diagnose_file(path, verify_checksums=True)
         assert time.process_time() - started < 2
+
+
+def claiming(tmp_path: Path) -> Path:
+    """Write a file of a few kB whose tensor is a number that is seen a thousand million times."""
+    torch.save({"a": torch.ones(2), "w": torch.ones(1).expand(1 << 30)}, tmp_path / "x.pth")
+    return tmp_path / "x.pth"
+
+
+def test_a_number_that_is_seen_very_often_is_looked_at_once(tmp_path):
+    assert diagnose_file(claiming(tmp_path)).healthy
+
+
+def test_a_number_that_is_seen_very_often_is_not_written_out(tmp_path):
+    result = convert_file(claiming(tmp_path), tmp_path / "y.safetensors", ConvertOptions(allow_partial=True))
+    assert [each.path for each in result.refused] == ["w"]
+    assert (tmp_path / "y.safetensors").stat().st_size < 1000
+
+
+def test_views_that_claim_many_times_their_file_are_not_looked_at(tmp_path):
+    base = torch.zeros(100_000)
+    torch.save({str(at): base.as_strided((99_000, 60), (1, 1), at) for at in range(9)}, tmp_path / "x.pth")
+    diagnosis = diagnose_file(tmp_path / "x.pth")
+    assert 0 < len(diagnosis.skipped) < 9
+    assert "claims many times" in diagnosis.skipped[0].reason
+
+
+def test_a_name_that_no_format_would_give_back_is_not_written(tmp_path):
+    nested: dict[str, Any] = {"weight": torch.ones(1)}
+    for _ in range(3):
+        nested = {"k" * 900: nested}
+    torch.save({"a": torch.ones(1), **nested}, tmp_path / "x.pth")
+    result = convert_file(tmp_path / "x.pth", tmp_path / "y.safetensors", ConvertOptions(allow_partial=True))
+    assert "characters" in result.refused[0].reason
+
+
+def test_a_longer_name_in_safetensors_is_refused_as_malformed(tmp_path):
+    assert not diagnose_file(saved(tmp_path, {"a" * 1001: torch.ones(1)})).checked
+
+
+def test_a_tensor_without_a_name_is_not_written(tmp_path):
+    path = saved(tmp_path, {"": torch.ones(1), "a": torch.ones(1)})
+    result = convert_file(path, tmp_path / "y.pth", ConvertOptions(allow_partial=True))
+    assert [each.reason for each in result.refused] == ["its name is empty"]

@@ -10,7 +10,7 @@ from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Role, Scalar, TensorRef
 from torchmend.formats.ahead import ReadAhead
 from torchmend.formats.checksums import checked_stretches, wrong_checksums
-from torchmend.formats.contents import Contents, Oddity, StoredTensor
+from torchmend.formats.contents import Allowance, Contents, Oddity, StoredTensor
 from torchmend.formats.registry import read_contents
 from torchmend.measure.bits import Raw
 from torchmend.measure.fetch import row_sums, short_vector
@@ -20,10 +20,6 @@ from torchmend.rules.roles import assign_roles
 
 ScanProgress = Callable[[int, int], None]
 """Called with (bytes looked at since the last call, bytes to look at in all)."""
-
-
-LEAST_WORK, WORK_TIMES = 256 << 20, 16
-"""Bytes of views that are looked at in any file, and times the size of a larger one: tensors that share storage."""
 
 
 class FileSource:
@@ -135,16 +131,14 @@ class FileSource:
 def _misfits(stored: Mapping[TensorRef, StoredTensor], nbytes: int) -> dict[TensorRef, str]:
     """Say of each tensor that cannot be looked at why: it does not fit its storage, or the file claims too much."""
     misfits: dict[TensorRef, str] = {}
-    left, counted = max(LEAST_WORK, WORK_TIMES * nbytes), set[Hashable]()
+    allowance, counted = Allowance(nbytes), set[Hashable]()
     for ref, tensor in stored.items():
         if tensor.absent:
             continue
         problem = tensor.misfit()
         if not problem and ref.storage not in counted:
             counted.add(ref.storage)
-            left -= ref.numel * ref.element.itemsize
-            if left < 0:
-                problem = f"the tensors before it already claim many times the {nbytes:,} bytes of the file"
+            problem = allowance.refusal(tensor.visited)
         if problem:
             misfits[ref] = problem
     return misfits

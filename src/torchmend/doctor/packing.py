@@ -8,9 +8,9 @@ from torchmend.doctor.writing.outputs import Layout, unwritable
 from torchmend.doctor.writing.parcels import Parcel
 from torchmend.facts.dtypes import Kind
 from torchmend.facts.errors import FileError, UserError
-from torchmend.facts.paths import joined
+from torchmend.facts.paths import LONGEST_COMPONENT, joined
 from torchmend.facts.tensors import Scalar
-from torchmend.formats.contents import Contents, StoredTensor
+from torchmend.formats.contents import Allowance, Contents, StoredTensor
 
 _MOST_NAMED = 12
 
@@ -46,6 +46,7 @@ def pack(
     """
     parcels: list[Parcel] = []
     left_out: list[LeftOut] = []
+    allowance = Allowance(contents.nbytes)
     containers: set[str] = set()
     for place, tensor in enumerate(contents.tensors):
         inside = _inside(tensor.container, container)
@@ -54,6 +55,7 @@ def pack(
         containers.add(inside)
         parcel = Parcel(container=inside, name=tensor.name, tensor=tensor, files=contents.files)
         reason = (lost or {}).get(place) or _unreadable(tensor) or unwritable(parcel, layout)
+        reason = reason or _unfit_name(parcel.path) or allowance.refusal(parcel.nbytes)
         if reason:
             path = joined((tensor.container, tensor.name)) if tensor.container else tensor.name
             left_out.append(LeftOut(path=path, nbytes=parcel.nbytes, reason=reason))
@@ -64,6 +66,13 @@ def pack(
     if layout is not Layout.TORCH and len(containers) == 1:  # where there is but one, names need not tell it
         parcels = [replace(parcel, container="") for parcel in parcels]
     return parcels, left_out
+
+
+def _unfit_name(path: str) -> str:
+    """Say why a name would not come back as it went in."""
+    if not path:
+        return "its name is empty"
+    return f"its name has {len(path):,} characters" if len(path) > LONGEST_COMPONENT else ""
 
 
 def _inside(container: str, chosen: str | None) -> str | None:

@@ -11,11 +11,8 @@ Path = tuple[str | int, ...]
 LONGEST_TEXT = 200
 """Characters of metadata texts that are kept."""
 
-LONGEST_NAME = 4096
-"""Characters of a tensor's whole name in formats that have no levels; longer ones are refused."""
-
 LONGEST_COMPONENT = 1000
-"""Characters of one key that are kept."""
+"""Characters of one key that are kept, and of a name in formats without levels; longer names there are refused."""
 
 MOST_PARAMETERS = 200_000
 """Parameters of one optimizer that are told apart."""

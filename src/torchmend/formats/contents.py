@@ -22,6 +22,9 @@ OVERLAP_LIMIT = 64
 MOST_ELEMENTS = 1 << 56
 """More than any memory holds, and few enough for numpy to address."""
 
+LEAST_WORK, WORK_TIMES = 128 << 20, 64
+"""Bytes of tensors that any file may claim, and times its size that a larger one may: views share storage."""
+
 MOST_DIMENSIONS = 63
 """As many as numpy supports, with one to spare for the parts of complex elements."""
 
@@ -84,6 +87,11 @@ class StoredTensor:
         """Whether a repair can write to its elements."""
         return self.extent is not None
 
+    @property
+    def visited(self) -> int:
+        """The bytes of the elements, each counted as often as strides lead to it; not where a stride is zero."""
+        return prod(n for n, s in zip(self.shape, self.strides, strict=True) if s) * self.dtype.itemsize
+
     def misfit(self) -> str:
         """Say why the shape, strides and offset do not fit the storage; empty when they do."""
         if self.numel == 0 or self.dtype.kind is Kind.PACKED:
@@ -130,6 +138,25 @@ class StoredTensor:
             return self.inline, 0
         assert self.extent is not None, f"{self.name} has no bytes, and nobody should have asked for them"
         return files[self.extent.file].buffer, self.extent.start
+
+
+class Allowance:
+    """How many bytes of tensors may be looked at, or written, before a file claims too much for its size.
+
+    Args:
+        nbytes: The size of the checkpoint's files.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._left = max(LEAST_WORK, WORK_TIMES * nbytes)
+
+    def refusal(self, amount: int) -> str:
+        """Take a tensor's bytes from the allowance; say why it may not be taken, or nothing."""
+        self._left -= amount
+        if self._left >= 0:
+            return ""
+        return f"with the tensors before it, it claims many times the {self._nbytes:,} bytes of the file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

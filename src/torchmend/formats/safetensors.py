@@ -6,7 +6,7 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.facts.dtypes import DTYPES
 from torchmend.facts.errors import FileError
-from torchmend.facts.paths import LONGEST_NAME
+from torchmend.facts.paths import LONGEST_COMPONENT
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents, Extent, StoredTensor
 from torchmend.formats.layout import duplicates, overlaps, pieces_of, unreferenced
@@ -100,7 +100,7 @@ def _tensor(name: str, entry: Any, base: int, file: MappedFile, *, cut: bool) ->
         whole = isinstance(kind, str) and all(isinstance(n, int) and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         whole = False
-    if len(name) > LONGEST_NAME:
+    if len(name) > LONGEST_COMPONENT:
         raise _malformed(f"a tensor's name of {len(name):,} characters")
     if whole and len(shape) > MOST_SIZES:
         raise _malformed(f"a tensor of {len(shape):,} dimensions")

@@ -79,5 +79,7 @@ def _weight_sums(source: TensorSource, layer: NormLayer) -> tuple[Vector | None,
 
 
 def _is_sound(ref: TensorRef | None, source: TensorSource) -> TypeGuard[TensorRef]:
-    """Return whether there is such a tensor, of finite real numbers that can be read."""
-    return ref is not None and ref.element.is_real and ref in source.measures and not source.measures[ref].nonfinite
+    """Return whether there is such a tensor, not empty, of finite real numbers that can be read."""
+    if ref is None or not ref.numel or not ref.element.is_real or ref not in source.measures:
+        return False
+    return not source.measures[ref].nonfinite
