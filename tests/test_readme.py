@@ -29,6 +29,8 @@ def in_a_run_folder(tmp_path, monkeypatch):
     for name in ("run.pth", "other.pth", "runs/7/last.pth"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, tmp_path / name)
+    whole = (tmp_path / "run.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: whole.rindex(b"PK\x03\x04")])  # as a full disk leaves it
     monkeypatch.chdir(tmp_path)
 
 
@@ -39,7 +41,7 @@ def test_the_readme_shows_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.usefixtures("in_a_run_folder")
 def test_a_command_of_the_readme_does_its_work(command):
-    expected = 1 if " diagnose " in command or " compare " in command else 0
+    expected = 1 if re.search(" (diagnose|compare) ", command) else 0
     result = CliRunner().invoke(app, shlex.split(command)[1:])
     assert result.exit_code == expected, result.output
 

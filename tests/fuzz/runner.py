@@ -37,6 +37,9 @@ MOST_MEMORY = 300 << 20
 INSTALLED = tuple(os.path.realpath(folder) for folder in sys.path)
 """Where a report looks up the version of torchmend."""
 
+MACHINE = ("/proc/loadavg", "/proc/self/cgroup", "/sys/fs/cgroup")
+"""Where a scan sees how busy the machine is, to choose its threads."""
+
 _NEVER = ("import", "exec", "compile", "marshal.", "pickle.", "code.", "subprocess.", "socket.", "ctypes.", "pty.",
           "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "os.kill", "os.putenv",
           "builtins.input", "webbrowser.", "urllib.", "http.", "ftplib.", "smtplib.", "sqlite3.",
@@ -185,7 +188,7 @@ def serve(watch: Watch) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         case, out = Path(question["case"]), Path(question["out"])
-        watch.readable = (os.path.realpath(case), *INSTALLED)
+        watch.readable = (os.path.realpath(case), *INSTALLED, *MACHINE)
         watch.writable = (os.path.realpath(out), os.environ["TMPDIR"])
         watch.seen.clear()
         watch.armed = question["armed"]
