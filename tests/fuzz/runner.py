@@ -188,7 +188,7 @@ def serve(watch: Watch) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         case, out = Path(question["case"]), Path(question["out"])
-        watch.readable = (os.path.realpath(case), *INSTALLED, *MACHINE)
+        watch.readable = (os.path.realpath(case), *INSTALLED, *map(os.path.realpath, MACHINE))
         watch.writable = (os.path.realpath(out), os.environ["TMPDIR"])
         watch.seen.clear()
         watch.armed = question["armed"]
