@@ -219,4 +219,4 @@ def _run(program: str, entry: Callable[[], object], arguments: Iterable[object])
 
 def called(contents: Contents) -> set[str]:
     """Return the dotted names of what a file's pickles wanted to call."""
-    return {wish.dotted for wish in contents.wishes if wish.call}
+    return {wanted.dotted for wanted in contents.imports if wanted.call}

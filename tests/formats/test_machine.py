@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from strategies import quick
 from torchmend.facts.errors import FileError
-from torchmend.formats.contents import Wish
+from torchmend.formats.contents import Import
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles import machine, rebuild, state
 from torchmend.formats.pickles.machine import Machine
@@ -236,10 +236,10 @@ def test_no_way_of_calling_calls(code: bytes, tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def wishes(code: bytes) -> dict[str, Wish]:
+def imports(code: bytes) -> dict[str, Import]:
     machine = Machine(PROTO + code)
     machine.run()
-    return {wish.dotted: wish for wish in machine.wishes(start=100)}
+    return {wanted.dotted: wanted for wanted in machine.imports(start=100)}
 
 
 @pytest.mark.parametrize(
@@ -251,24 +251,24 @@ def wishes(code: bytes) -> dict[str, Wish]:
     ],
     ids=["GLOBAL", "INST", "STACK_GLOBAL"],
 )
-def test_an_import_is_wished_for_where_its_opcode_stands(code: bytes, at: int) -> None:
-    wish = wishes(code)["os.mkdir"]
-    assert (wish.at, wish.place) == (at, 100 + at)
+def test_an_import_is_told_where_its_opcode_stands(code: bytes, at: int) -> None:
+    wanted = imports(code)["os.mkdir"]
+    assert (wanted.at, wanted.place) == (at, 100 + at)
     assert (PROTO + code)[at : at + 1] in b"ci\x93"
 
 
 @pytest.mark.parametrize("code", [b"\x82\x07", b"\x83\x07\x00", b"\x84\x07\x00\x00\x00"])
-def test_an_extension_code_is_wished_for_where_its_opcode_stands(code: bytes) -> None:
-    assert wishes(b"N" + code + b".")["copyreg.extension 7"].at == 3
+def test_an_extension_code_is_told_where_its_opcode_stands(code: bytes) -> None:
+    assert imports(b"N" + code + b".")["copyreg.extension 7"].at == 3
 
 
 def test_a_wish_shows_its_first_call_with_its_arguments() -> None:
     call = b"csubprocess\nPopen\n((lVrm\naV-rf\naK\x07NtR"
-    assert wishes(call + call + b".")["subprocess.Popen"].call == "subprocess.Popen(['rm', '-rf'], 7, None)"
+    assert imports(call + call + b".")["subprocess.Popen"].call == "subprocess.Popen(['rm', '-rf'], 7, None)"
 
 
 def test_a_name_that_is_only_imported_shows_no_call() -> None:
-    assert wishes(b"cos\nmkdir\n.")["os.mkdir"].call == ""
+    assert imports(b"cos\nmkdir\n.")["os.mkdir"].call == ""
 
 
 GETATTR = b"cbuiltins\ngetattr\n"
@@ -283,29 +283,29 @@ ATTRGETTER = b"coperator\nattrgetter\n"
     ],
     ids=["getattr", "attrgetter"],
 )
-def test_a_walk_by_calls_is_wished_for_by_the_name_that_it_ends_at(walk: bytes) -> None:
-    wish = wishes(walk + b"(Vtouch x\ntR.")["torch.serialization.os.system"]
-    assert wish.call == "torch.serialization.os.system('touch x')"
+def test_a_walk_by_calls_is_told_by_the_name_that_it_ends_at(walk: bytes) -> None:
+    wanted = imports(walk + b"(Vtouch x\ntR.")["torch.serialization.os.system"]
+    assert wanted.call == "torch.serialization.os.system('touch x')"
 
 
 def test_a_very_long_walk_keeps_its_last_step() -> None:
     walk = b"ctorch\nnn\n"
     for _ in range(100):
         walk = GETATTR + b"(" + walk + b"Vtorch.nn\ntR"
-    found = wishes(GETATTR + b"(" + walk + b"Vos\ntR.")
+    found = imports(GETATTR + b"(" + walk + b"Vos\ntR.")
     assert all(len(name) < 300 for name in found)
     assert any(name.endswith(".os") for name in found)
 
 
-def test_a_state_that_is_set_on_an_import_is_wished_for_as_its_dictionary() -> None:
-    assert "torch.nn.__dict__" in wishes(b"ctorch\nnn\n}Vx\nK\x01sb.")
+def test_a_state_that_is_set_on_an_import_is_told_as_its_dictionary() -> None:
+    assert "torch.nn.__dict__" in imports(b"ctorch\nnn\n}Vx\nK\x01sb.")
 
 
 def test_a_shown_call_of_endless_arguments_is_short_and_printable() -> None:
     code = b"\x8c\x04os\n\x1b\x8c\x05mkdir\x93(" + (b"]\x94h\x00a" + b"X\xff\xff\x00\x00" + b"\x1b" * 65535) + b"tR."
-    (wish,) = wishes(code).values()
-    assert wish.call.isprintable()
-    assert len(wish.call) < 200
+    (wanted,) = imports(code).values()
+    assert wanted.call.isprintable()
+    assert len(wanted.call) < 200
 
 
 @pytest.mark.parametrize("code", [b"cantigravity\nfly\n.", b"\x8c\x0bantigravity\x8c\x03fly\x93."])

@@ -808,12 +808,12 @@ class _Command:
         return os.system, ("true",)
 
 
-def test_what_a_stored_pickle_wished_for_has_its_place_in_the_file(read: Read) -> None:
+def test_what_a_stored_pickle_wanted_has_its_place_in_the_file(read: Read) -> None:
     contents = read([_Command()])
-    (wish,) = [each for each in contents.wishes if each.name == "system"]
-    assert contents.files[0].read(wish.place, 99).startswith(f"c{os.system.__module__}\nsystem\n".encode())
+    (wanted,) = [each for each in contents.imports if each.name == "system"]
+    assert contents.files[0].read(wanted.place, 99).startswith(f"c{os.system.__module__}\nsystem\n".encode())
 
 
-def test_what_a_compressed_pickle_wished_for_has_its_place_in_the_pickle_only(tmp_path: Path) -> None:
+def test_what_a_compressed_pickle_wanted_has_its_place_in_the_pickle_only(tmp_path: Path) -> None:
     contents = read_contents(bad_files.rezipped(tmp_path / "x.pth"))
-    assert {wish.place for wish in contents.wishes} == {None}
+    assert {wanted.place for wanted in contents.imports} == {None}

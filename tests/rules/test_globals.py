@@ -3,9 +3,9 @@
 import pytest
 
 from torchmend.facts.codes import Code, Severity
-from torchmend.formats.contents import Wish
+from torchmend.formats.contents import Import
 from torchmend.rules import globals as rules
-from torchmend.rules.globals import MOST_FINDINGS, global_severity, judge_wishes
+from torchmend.rules.globals import MOST_FINDINGS, global_severity, judge_imports
 
 
 def severity(dotted):
@@ -14,9 +14,9 @@ def severity(dotted):
     return global_severity(module, name)
 
 
-def wish(dotted, call="", **kwargs):
+def wanted(dotted, call="", **kwargs):
     module, _, name = dotted.rpartition(".")
-    return Wish(module=module, name=name, call=call, **kwargs)
+    return Import(module=module, name=name, call=call, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_what_honest_checkpoints_import_gives_nothing(dotted):
 
 
 def test_a_dangerous_name_is_an_error_with_its_call_and_where_its_opcode_stands():
-    (finding,) = judge_wishes(
-        [wish("posix.system", "posix.system('rm -rf ~')", at=1234, place=1300), wish("torch.Size")]
+    (finding,) = judge_imports(
+        [wanted("posix.system", "posix.system('rm -rf ~')", at=1234, place=1300), wanted("torch.Size")]
     )
     assert (finding.code, finding.severity) == (Code.DANGEROUS_GLOBAL, Severity.ERROR)
     assert "call posix.system('rm -rf ~')" in finding.detail
@@ -153,13 +153,13 @@ def test_a_dangerous_name_is_an_error_with_its_call_and_where_its_opcode_stands(
 
 
 def test_a_dangerous_name_that_is_not_called_is_an_error_too():
-    (finding,) = judge_wishes([wish("posix.system", at=7)])
+    (finding,) = judge_imports([wanted("posix.system", at=7)])
     assert finding.detail == "it wanted to import posix.system; the name stands at byte 7 of the pickle"
 
 
 def test_unknown_names_are_one_warning_a_package():
-    wishes = [wish("ours.a.A"), wish("theirs.B"), *(wish(f"ours.b.C{i}") for i in range(9))]
-    ours, theirs = judge_wishes(wishes)
+    imports = [wanted("ours.a.A"), wanted("theirs.B"), *(wanted(f"ours.b.C{i}") for i in range(9))]
+    ours, theirs = judge_imports(imports)
     assert (ours.code, ours.severity) == (Code.UNKNOWN_GLOBAL, Severity.WARNING)
     assert ours.detail == "ours.a.A, ours.b.C0, ours.b.C1 and 7 more of ours"
     assert theirs.detail == "theirs.B"
@@ -167,20 +167,20 @@ def test_unknown_names_are_one_warning_a_package():
 
 @pytest.mark.parametrize("pattern", ["os.f{}", "package{}.f"])
 def test_very_many_names_are_counted_and_not_listed(pattern):
-    findings = [*judge_wishes([wish(pattern.format(i)) for i in range(1000)])]
+    findings = [*judge_imports([wanted(pattern.format(i)) for i in range(1000)])]
     assert len(findings) == MOST_FINDINGS
     assert findings[-1].detail == f"and {1001 - MOST_FINDINGS:,} more of this kind"
 
 
 @pytest.mark.parametrize("dotted", ["os.a\nb", "ours.\x1b[2J", "ours.\ud800", "ours.\u202eevil", f"ours.{'x' * 999}"])
 def test_a_name_reaches_the_report_on_one_short_line_without_escapes(dotted):
-    (finding,) = judge_wishes([wish(dotted)])
+    (finding,) = judge_imports([wanted(dotted)])
     assert finding.detail.isprintable()
     assert len(finding.detail) < 300
 
 
 def test_a_file_that_imports_nothing_gives_nothing():
-    assert [*judge_wishes([])] == []
+    assert [*judge_imports([])] == []
 
 
 def test_no_name_is_in_two_lists_by_mistake():

@@ -63,7 +63,7 @@ def _inspect(path: Path, progress: ScanProgress | None, *, stats: bool) -> Inspe
 
 
 def _calls(source: FileSource) -> dict[str, str]:
-    return {wish.dotted: wish.call or wish.dotted for wish in source.contents.wishes}
+    return {wanted.dotted: wanted.call or wanted.dotted for wanted in source.contents.imports}
 
 
 def _shared(source: FileSource) -> dict[TensorRef, TensorRef]:

@@ -144,5 +144,5 @@ def _convert(
         refused=tuple(refused),
         copies={} if target.layout is Layout.TORCH else sharers(parcels),
         scalars=left_behind(contents),
-        subclasses=any(wish.dotted == _SUBCLASSES for wish in contents.wishes),
+        subclasses=any(wanted.dotted == _SUBCLASSES for wanted in contents.imports),
     )

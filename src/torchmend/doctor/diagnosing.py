@@ -7,7 +7,7 @@ from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import FileError
 from torchmend.facts.findings import Diagnosis, Finding, Skipped
 from torchmend.rules.files import judge_structure
-from torchmend.rules.globals import judge_wishes
+from torchmend.rules.globals import judge_imports
 from torchmend.rules.judge import judge
 from torchmend.rules.roles import main_container
 
@@ -44,7 +44,7 @@ def diagnose_source(source: FileSource) -> Diagnosis:
     contents = source.contents
     structure = (
         *judge_structure((*contents.oddities, *source.wrong_checksums)),
-        *judge_wishes(contents.wishes),
+        *judge_imports(contents.imports),
     )
     judged = sorted((*structure, *judge(source)), key=lambda finding: -finding.severity)
     return Diagnosis(

@@ -190,7 +190,7 @@ class Oddity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Import:
     """A name that a pickle wanted to import, and perhaps to call. It was not.
 
     Args:
@@ -215,11 +215,11 @@ class Wish:
         return f"{self.module}.{self.name}"
 
 
-def first_wishes(wishes: Iterable[Wish]) -> tuple[Wish, ...]:
-    """Keep the first wish for each name."""
-    kept: dict[tuple[str, str], Wish] = {}
-    for wish in wishes:
-        kept.setdefault((wish.module, wish.name), wish)
+def first_imports(imports: Iterable[Import]) -> tuple[Import, ...]:
+    """Keep the first import of each name."""
+    kept: dict[tuple[str, str], Import] = {}
+    for wanted in imports:
+        kept.setdefault((wanted.module, wanted.name), wanted)
     return tuple(kept.values())
 
 
@@ -237,7 +237,7 @@ class Contents:
             `param_groups`, and their names where the file tells them.
         records: Stretches with checksums.
         oddities: What is wrong or unusual about the structure.
-        wishes: Names that pickles inside wanted to import, once each.
+        imports: Names that pickles inside wanted to import, once each.
     """
 
     files: tuple[MappedFile, ...]
@@ -248,7 +248,7 @@ class Contents:
     optimizers: dict[str, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     oddities: tuple[Oddity, ...] = ()
-    wishes: tuple[Wish, ...] = ()
+    imports: tuple[Import, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ from torchmend.facts.errors import FileError
 from torchmend.facts.paths import Path as KeyPath
 from torchmend.facts.paths import component, joined, split_paths
 from torchmend.formats import safetensors, torch_zip
-from torchmend.formats.contents import Contents, Oddity, StoredTensor, first_wishes
+from torchmend.formats.contents import Contents, Oddity, StoredTensor, first_imports
 from torchmend.formats.folders import Part, beside, inside, joined_contents
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.pickles.machine import Machine
@@ -100,7 +100,7 @@ def read(path: Path, read_file: ReadFile) -> Contents:
         tensors=(*whole.tensors, *reader.absent),
         optimizers=whole.optimizers | {joined(where): keys for where, keys in optimizers.items()},
         oddities=(*whole.oddities, *reader.oddities, *problems),
-        wishes=first_wishes((*machine.wishes(start=0, pickle=METADATA), *whole.wishes)),
+        imports=first_imports((*machine.imports(start=0, pickle=METADATA), *whole.imports)),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.facts.paths import is_inside
-from torchmend.formats.contents import Contents, Oddity, first_wishes
+from torchmend.formats.contents import Contents, Oddity, first_imports
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.names import is_checkpoint_name
 from torchmend.formats.protocols import ReadFile
@@ -67,7 +67,7 @@ def joined_contents(
         optimizers={container: keys for each in placed for container, keys in each.optimizers.items()},
         records=tuple(record for each in placed for record in each.records),
         oddities=(*(oddity for each in placed for oddity in each.oddities), *problems),
-        wishes=first_wishes(wish for each in placed for wish in each.wishes),
+        imports=first_imports(wanted for each in placed for wanted in each.imports),
     )
 
 

@@ -70,7 +70,7 @@ def read(file: MappedFile, *, cut: bool = False) -> Contents:
         scalars=tuple(tree.scalars),
         optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
         oddities=(*duplicates(f"storage {key}" for key in keys), *unreferenced(pieces, tensors, file.size - end)),
-        wishes=machine.wishes(start=0),
+        imports=machine.imports(start=0),
     )
 
 

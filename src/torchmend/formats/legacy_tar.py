@@ -18,7 +18,7 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.facts.paths import joined
-from torchmend.formats.contents import Contents, Extent, first_wishes
+from torchmend.formats.contents import Contents, Extent, first_imports
 from torchmend.formats.layout import Piece, duplicates, unreferenced
 from torchmend.formats.legacy_stream import truncated
 from torchmend.formats.mapped import MappedFile
@@ -86,7 +86,9 @@ def read(file: MappedFile) -> Contents:
         scalars=tuple(tree.scalars),
         optimizers={joined(path): keys for path, keys in tree.optimizers.items()},
         oddities=(*duplicates(part.name for part in listed), *unreferenced(pieces, found, _behind(file, listed))),
-        wishes=first_wishes(wish for name, each in machines.items() for wish in each.wishes(start=0, pickle=name)),
+        imports=first_imports(
+            wanted for name, each in machines.items() for wanted in each.imports(start=0, pickle=name)
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from math import prod
 
 from torchmend.facts.dtypes import DTYPES, DType
 from torchmend.facts.errors import FileError
-from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor, Wish, first_wishes
+from torchmend.formats.contents import Contents, Extent, Import, Oddity, Record, StoredTensor, first_imports
 from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.mapped import MappedFile
@@ -76,7 +76,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
         listed: Its members.
     """
     tensors: list[StoredTensor] = []
-    wishes: list[Wish] = []
+    imports: list[Import] = []
     spare = 0
     arrays = [member for member in listed if member.name.endswith(SUFFIX)]
     inflated = Inflated(file, arrays)
@@ -92,7 +92,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
         tensor = _tensor(name, header, member, inflated)
         tensors.append(tensor)
         if header.holds_objects:
-            wishes += _wishes(file, member, header)
+            imports += _imports(file, member, header)
         elif tensor.extent is not None and not tensor.packed:
             spare += member.nbytes - header.length - tensor.extent.nbytes
     return Contents(
@@ -105,7 +105,7 @@ def read(file: MappedFile, listed: list[Member]) -> Contents:
             if m.method == STORED and m.nbytes
         ),
         oddities=(*_oddities(listed, spare), *inflated.oddities),
-        wishes=first_wishes(wishes),
+        imports=first_imports(imports),
     )
 
 
@@ -208,7 +208,7 @@ def _absent(name: str, reason: str) -> StoredTensor:
     return StoredTensor(container="", name=name, dtype=dtype, shape=(), strides=(), absent=reason)
 
 
-def _wishes(file: MappedFile, member: Member, header: _Header) -> tuple[Wish, ...]:
+def _imports(file: MappedFile, member: Member, header: _Header) -> tuple[Import, ...]:
     """List what pickled elements want to import; they are only read as data, whatever they are."""
     try:
         machine = Machine(read_member(file, member, longest_pickle(file, member)), header.length)
@@ -218,4 +218,4 @@ def _wishes(file: MappedFile, member: Member, header: _Header) -> tuple[Wish, ..
         machine.run()
     except FileError:
         pass  # what it wanted up to there counts
-    return machine.wishes(start=member.start if member.method == STORED else None, pickle=member.name)
+    return machine.imports(start=member.start if member.method == STORED else None, pickle=member.name)

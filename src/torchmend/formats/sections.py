@@ -84,13 +84,13 @@ def moved(contents: Contents, *, file: int, base: int, prefix: tuple[str | int, 
         oddities=tuple(
             Oddity(code=each.code, detail=f"{contents.files[0].path.name}: {each.detail}") for each in contents.oddities
         ),
-        wishes=tuple(
+        imports=tuple(
             replace(
-                wish,
-                place=None if wish.place is None else wish.place + base,
-                pickle=f"{contents.files[0].path.name}{': ' if wish.pickle else ''}{wish.pickle}",
+                wanted,
+                place=None if wanted.place is None else wanted.place + base,
+                pickle=f"{contents.files[0].path.name}{': ' if wanted.pickle else ''}{wanted.pickle}",
             )
-            for wish in contents.wishes
+            for wanted in contents.imports
         ),
     )
 

@@ -12,7 +12,7 @@ from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
 from torchmend.facts.paths import joined
 from torchmend.facts.tensors import Scalar
-from torchmend.formats.contents import Contents, Extent, Oddity, Record, StoredTensor, Wish, first_wishes
+from torchmend.formats.contents import Contents, Extent, Import, Oddity, Record, StoredTensor, first_imports
 from torchmend.formats.inflating import Inflated
 from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.pickles.machine import Machine
@@ -72,7 +72,7 @@ def read(file: Readable, listed: list[Member]) -> Contents:
             if m.method == STORED and m.nbytes
         ),
         oddities=(*_oddities(listed, (f"{root}data/", f"{root}constants/"), tensors), *inflated.oddities),
-        wishes=first_wishes(wish for part in parts for wish in part.wishes),
+        imports=first_imports(wanted for part in parts for wanted in part.imports),
     )
 
 
@@ -83,7 +83,7 @@ class _Part:
     name: str
     pickled: Member
     tree: Tree
-    wishes: tuple[Wish, ...]
+    imports: tuple[Import, ...]
 
     @classmethod
     def read(
@@ -93,8 +93,8 @@ class _Part:
         pickled = members[f"{root}{name}.pkl"]
         machine = Machine(read_member(file, pickled, longest_pickle(file, pickled)))
         tree = read_tree(named(machine.run()), machine.state.limit)
-        wishes = machine.wishes(start=pickled.start if pickled.method == STORED else None)
-        return cls(name=name, pickled=pickled, tree=tree, wishes=wishes)
+        imports = machine.imports(start=pickled.start if pickled.method == STORED else None)
+        return cls(name=name, pickled=pickled, tree=tree, imports=imports)
 
 
 def _constants(value: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from itertools import groupby
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
 from torchmend.facts.texts import printable
-from torchmend.formats.contents import Wish
+from torchmend.formats.contents import Import
 from torchmend.rules.evidence import finding
 from torchmend.rules.known_globals import (
     AMBIGUOUS,
@@ -33,9 +33,9 @@ _BUILTINS = ("builtins", "__builtin__")
 _UNAMBIGUOUS = frozenset(DANGEROUS_MODULES - AMBIGUOUS)
 
 
-def judge_wishes(wishes: Sequence[Wish]) -> Iterator[Finding]:
+def judge_imports(imports: Sequence[Import]) -> Iterator[Finding]:
     """Judge the names that pickles wanted to import: dangerous ones one by one, unknown ones by package."""
-    judged = [(global_severity(wish.module, wish.name), wish) for wish in wishes]
+    judged = [(global_severity(wanted.module, wanted.name), wanted) for wanted in imports]
     yield from _folded(Code.DANGEROUS_GLOBAL, Severity.ERROR, [_danger(w) for s, w in judged if s is Severity.ERROR])
     unknown = sorted((w for s, w in judged if s is Severity.WARNING), key=_package)
     packages = [_unknown(package, list(group)) for package, group in groupby(unknown, _package)]
@@ -85,20 +85,20 @@ def _is_harmless(module: str, name: str) -> bool:
     return is_class and f"{module}.".startswith(HARMLESS_CLASSES)
 
 
-def _danger(wish: Wish) -> str:
-    done = f"call {wish.call}" if wish.call else f"import {printable(wish.dotted)}"
-    inside = f" of {printable(wish.pickle)}" if wish.pickle else " of the pickle"
-    place = "" if wish.place is None else f", byte {wish.place:,} of the file"
-    return f"it wanted to {done}; the name stands at byte {wish.at:,}{inside}{place}"
+def _danger(wanted: Import) -> str:
+    done = f"call {wanted.call}" if wanted.call else f"import {printable(wanted.dotted)}"
+    inside = f" of {printable(wanted.pickle)}" if wanted.pickle else " of the pickle"
+    place = "" if wanted.place is None else f", byte {wanted.place:,} of the file"
+    return f"it wanted to {done}; the name stands at byte {wanted.at:,}{inside}{place}"
 
 
-def _package(wish: Wish) -> str:
-    return wish.module.partition(".")[0]
+def _package(wanted: Import) -> str:
+    return wanted.module.partition(".")[0]
 
 
-def _unknown(package: str, wishes: list[Wish]) -> str:
-    names = ", ".join(wish.call or printable(wish.dotted) for wish in wishes[:MOST_NAMES])
-    more = f" and {len(wishes) - MOST_NAMES:,} more of {printable(package)}" if len(wishes) > MOST_NAMES else ""
+def _unknown(package: str, imports: list[Import]) -> str:
+    names = ", ".join(wanted.call or printable(wanted.dotted) for wanted in imports[:MOST_NAMES])
+    more = f" and {len(imports) - MOST_NAMES:,} more of {printable(package)}" if len(imports) > MOST_NAMES else ""
     return f"{names}{more}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError
-from torchmend.formats.contents import Wish
+from torchmend.formats.contents import Import
 from torchmend.formats.mapped import Buffer
 from torchmend.formats.pickles.opcodes import STOP, bind
 from torchmend.formats.pickles.records import Persistent
@@ -35,7 +35,7 @@ class Machine:
         self.is_cut = False
         """Whether the last run failed because the bytes ended before the pickle did."""
 
-    def wishes(self, *, start: int | None = None, pickle: str = "") -> tuple[Wish, ...]:
+    def imports(self, *, start: int | None = None, pickle: str = "") -> tuple[Import, ...]:
         """Return the names that the pickles so far wanted to import, in their order, each with its first call.
 
         Args:
@@ -43,7 +43,7 @@ class Machine:
             pickle: What the file calls this pickle, where there are several.
         """
         return tuple(
-            Wish(
+            Import(
                 module=found.module,
                 name=found.name,
                 call=self.state.calls[found].shown() if found in self.state.calls else "",
