@@ -127,7 +127,7 @@ def test_more_tensors_than_fit_a_bundle_are_all_measured() -> None:
 
 
 def test_an_error_in_the_work_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(raw: Raw, dtype: DType) -> None:
+    def fail(raw: Raw, dtype: DType, **_: float) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(scan_module, "screen", fail)

@@ -238,3 +238,31 @@ def test_subnormal_elements_are_screened_exactly_where_the_processor_takes_them_
         assert screen(raw, DTYPES["float32"]) == Screen(7, signed=True)
     finally:
         torch.set_flush_denormal(False)
+
+
+@quick
+@given(st.data())
+def test_a_dull_piece_has_a_bound_and_others_what_they_have(data: st.DataObject) -> None:
+    dtype = DTYPES["float32"]
+    raw = data.draw(raws(dtype, min_dims=1))
+    exact, bounded = screen(raw, dtype), screen(raw, dtype, dull_below=32768.0)
+    assert bounded.flagged == exact.flagged
+    if not exact.flagged:
+        assert bounded.magnitude >= exact.magnitude
+        largest = np.array([bounded.magnitude], np.uint32).view(np.float32)[0]
+        assert bounded.magnitude == exact.magnitude or largest < 32768
+
+
+def test_a_large_value_among_small_ones_is_told_exactly() -> None:
+    values = np.full(1000, 0.01, np.float32)
+    values[500] = 70_000
+    found = screen(values.view(np.uint32), DTYPES["float32"], dull_below=32768.0)
+    assert np.array([found.magnitude], np.uint32).view(np.float32)[0] == 70_000
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e-45, 0.0])
+def test_values_whose_squares_vanish_are_told_exactly(value: float) -> None:
+    values = np.full(1000, value, np.float32)
+    assert screen(values.view(np.uint32), DTYPES["float32"], dull_below=32768.0) == screen(
+        values.view(np.uint32), DTYPES["float32"]
+    )

@@ -54,7 +54,7 @@ def inspect(
 def _inspect(path: Path, progress: ScanProgress | None, *, stats: bool) -> Inspection:
     try:
         with FileSource(path) as source:
-            source.count_all = stats
+            source.count_all, source.exact = stats, True
             source.report_to(progress)
             diagnosis = diagnose_source(source)
             return Inspection(diagnosis=diagnosis, shared=_shared(source), calls=_calls(source))

@@ -42,6 +42,7 @@ class FileSource:
         self.misfits = _misfits(self.stored, self.contents.nbytes)
         self.progress: Progress | None = None
         self.count_all = False
+        self.exact = False
         self.verifies_checksums = verifies_checksums
 
     def __enter__(self) -> Self:
@@ -81,7 +82,7 @@ class FileSource:
     @cached_property
     def _scanned(self) -> Scanned:
         requests = [
-            request_for(key, aliases, self.raw(aliases[0]), count_all=self.count_all)
+            request_for(key, aliases, self.raw(aliases[0]), count_all=self.count_all, exact=self.exact)
             for key, aliases in self._measured.items()
         ]
         with ReadAhead(self.contents.files) as ahead:

@@ -19,7 +19,8 @@ class Measure:
         nan: Elements that are NaN.
         pos_inf: Elements that are +Inf.
         neg_inf: Elements that are -Inf.
-        absmax: The largest finite magnitude; 0.0 when no element is finite.
+        absmax: The largest finite magnitude; 0.0 when no element is finite. Of a tensor that was only screened and
+            is of no interest to a rule it may be an upper bound.
         negative: Finite elements and -Inf below zero.
         zeros: Elements equal to zero.
         minimum: Smallest finite value.

@@ -51,6 +51,7 @@ class Request:
         full_if_repeating: Whether to do so if the first elements are all equal, and not zero.
         channels: Whether to list the damaged indices.
         nonnegative: Whether a value below zero is damage.
+        dull_below: Below this an upper bound on the largest magnitude will do; 0 asks for the magnitude itself.
     """
 
     key: Hashable
@@ -60,6 +61,7 @@ class Request:
     full_if_repeating: bool = False
     channels: bool = False
     nonnegative: bool = False
+    dull_below: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ class _Piece:
     address: int
     look: bool = False
     """Whether to look at its first elements."""
+    dull_below: float = 0.0
 
     @property
     def end(self) -> int:
@@ -175,16 +178,16 @@ def _measured(requests: Iterable[Request]) -> Iterator[_Piece]:
     """Cut tensors into pieces, by address."""
     placed = sorted(((address_of(r.raw), r) for r in requests if r.raw.size), key=lambda pair: pair[0])
     for address, request in placed:
-        raw = request.raw
+        raw, dull = request.raw, 0.0 if request.nonnegative else request.dull_below
         if raw.flags.c_contiguous and raw.nbytes > PIECE_BYTES:
             rows = raw.reshape(-1, 2) if request.dtype.kind is Kind.COMPLEX else raw.reshape(-1)
             size = rows.strides[0]
             step = PIECE_BYTES // size
             for start in range(0, len(rows), step):
                 look = start == 0 and request.full_if_repeating
-                yield _Piece(request.key, rows[start : start + step], request.dtype, address + start * size, look)
+                yield _Piece(request.key, rows[start : start + step], request.dtype, address + start * size, look, dull)
         else:
-            yield _Piece(request.key, raw, request.dtype, address, request.full_if_repeating)
+            yield _Piece(request.key, raw, request.dtype, address, request.full_if_repeating, dull)
 
 
 def _summed(stretches: Iterable[Stretch]) -> Iterator[_Piece]:
@@ -197,7 +200,7 @@ def _summed(stretches: Iterable[Stretch]) -> Iterator[_Piece]:
 def _look(piece: _Piece) -> Screen | Sum:
     if piece.dtype is None:
         return sum_of(piece.raw)
-    found = screen(piece.raw, piece.dtype)
+    found = screen(piece.raw, piece.dtype, dull_below=piece.dull_below)
     return replace(found, repeats=True) if piece.look and repeats(piece.raw) else found
 
 

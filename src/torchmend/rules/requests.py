@@ -13,7 +13,13 @@ def needs_counting(ref: TensorRef) -> bool:
     return ref.role.is_statistic
 
 
-def request_for(key: Hashable, aliases: Sequence[TensorRef], raw: Raw, *, count_all: bool = False) -> Request:
+DULL_BELOW = 32768.0
+"""Half of what float16 holds: no rule asks for the largest magnitude of a weight that stays below."""
+
+
+def request_for(
+    key: Hashable, aliases: Sequence[TensorRef], raw: Raw, *, count_all: bool = False, exact: bool = True
+) -> Request:
     """Ask for what the rules want of a tensor, which may have several names.
 
     Args:
@@ -21,6 +27,7 @@ def request_for(key: Hashable, aliases: Sequence[TensorRef], raw: Raw, *, count_
         aliases: The tensor's names.
         raw: Its raw integers.
         count_all: Whether to count in full whatever the rules want.
+        exact: Whether the largest magnitude is wanted where no rule asks for it.
     """
     first = aliases[0]
     return Request(
@@ -31,4 +38,5 @@ def request_for(key: Hashable, aliases: Sequence[TensorRef], raw: Raw, *, count_
         full_if_repeating=any(may_be_constant(ref) for ref in aliases),
         channels=any(ref.role.is_statistic for ref in aliases),
         nonnegative=first.role.is_nonnegative,
+        dull_below=0.0 if exact else DULL_BELOW,
     )
