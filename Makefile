@@ -36,6 +36,7 @@ format: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes a quarter of an hour
 	$(BIN)/python benchmarks/scan/run.py
+	$(BIN)/python benchmarks/scan/formats.py
 	$(BIN)/python benchmarks/repair/run.py
 	$(BIN)/python benchmarks/live/run.py
 	$(BIN)/python benchmarks/scale/run.py

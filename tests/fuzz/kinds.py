@@ -153,6 +153,16 @@ def _distributed(rng: Random) -> Case:
     return Case(_one_spoiled(rng, files), "")
 
 
+def _parallel(rng: Random) -> Case:
+    """Change the pickle of one rank's file, or its bytes."""
+    files = dict(rng.choice(specimens.parallel_folders()))
+    name = rng.choice([*files])
+    if rng.randrange(4):
+        case = _rewritten(zips.entries_of(files[name]), lambda pickled: pickles.mutate(rng, pickled))
+        return Case({**files, name: case.files["case.pth"]}, "")
+    return Case(_one_spoiled(rng, files), "")
+
+
 def _one_spoiled(rng: Random, files: dict[str, bytes]) -> dict[str, bytes]:
     name = rng.choice([*files])
     match rng.randrange(6):
@@ -181,6 +191,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("npz", _npz, _any_of("case.npz", specimens.npz_archives)),
     Kind("sharded index", _sharded, _folders(specimens.sharded_folders)),
     Kind("distributed checkpoint", _distributed, _folders(specimens.distributed_folders)),
+    Kind("DeepSpeed and Megatron folders", _parallel, _folders(specimens.parallel_folders)),
     Kind("bombs", bombs.make, _zips_in_order, every=20),
 )
 

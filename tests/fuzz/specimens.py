@@ -128,6 +128,17 @@ def sharded_folders() -> tuple[dict[str, bytes], ...]:
 
 
 @functools.cache
+def parallel_folders() -> tuple[dict[str, bytes], ...]:
+    """Return folders as DeepSpeed and Megatron write them."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = (
+            folders.deepspeed(Path(folder, "d"), folders.state(damaged=True)),
+            folders.megatron(Path(folder, "m"), folders.state(damaged=True)),
+        )
+        return tuple(map(_files, made))
+
+
+@functools.cache
 def distributed_folders() -> tuple[dict[str, bytes], ...]:
     """Return folders of torch.distributed.checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
