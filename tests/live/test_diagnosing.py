@@ -10,6 +10,8 @@ from torch import nn
 
 import checkpoints
 import torchmend
+from torchmend.doctor.diagnosing import diagnose_source
+from torchmend.doctor.file_source import FileSource
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.tensors import Role
 from torchmend.live.diagnosing import diagnose_live
@@ -48,7 +50,9 @@ def described(diagnosis):
 def test_a_checkpoint_gets_the_same_diagnosis_in_memory_as_in_a_file(tmp_path, damage):
     checkpoint = damage(checkpoints.training_checkpoint())
     live = torchmend.diagnose(checkpoint)
-    saved = torchmend.diagnose(checkpoints.save(checkpoint, tmp_path / "x.pth"))
+    with FileSource(checkpoints.save(checkpoint, tmp_path / "x.pth")) as source:
+        source.exact = True
+        saved = diagnose_source(source)
     assert verdicts(live) == verdicts(saved)
     assert described(live) == described(saved)
     assert list(live.measures.values()) == list(saved.measures.values())
