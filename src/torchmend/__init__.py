@@ -25,20 +25,27 @@ from torchmend.repairs.planning import Strategy
 
 if TYPE_CHECKING:
     from torchmend.live.compat import check_model_health, configure_bn_for_stability, sanitize_model_bn_stats
+    from torchmend.live.guard.decisions import Action, Decision
+    from torchmend.live.guard.guard import Guard
+    from torchmend.live.guard.policy import Policy
     from torchmend.live.repairing import RepairResult
 
 __all__ = [
+    "Action",
     "Code",
     "ConvertOptions",
     "ConvertResult",
+    "Decision",
     "Diagnosis",
     "Edit",
     "FileError",
     "Finding",
     "FixOptions",
     "FixResult",
+    "Guard",
     "Layout",
     "Measure",
+    "Policy",
     "RepairError",
     "RepairPlan",
     "RepairResult",
@@ -65,6 +72,10 @@ __all__ = [
 ]
 
 _NEED_TORCH = {
+    "Action": "torchmend.live.guard.decisions",
+    "Decision": "torchmend.live.guard.decisions",
+    "Guard": "torchmend.live.guard.guard",
+    "Policy": "torchmend.live.guard.policy",
     "RepairResult": "torchmend.live.repairing",
     "check_model_health": "torchmend.live.compat",
     "configure_bn_for_stability": "torchmend.live.compat",

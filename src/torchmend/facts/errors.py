@@ -11,6 +11,10 @@ class UserError(TorchmendError):
     """The request cannot be carried out as it was made; the message says what to change."""
 
 
+class TrainingStoppedError(TorchmendError):
+    """A guarded run was stopped since going on would not help; the message says what was seen and what to change."""
+
+
 class FileError(TorchmendError):
     """A file is missing, unreadable, cut off or malformed.
 

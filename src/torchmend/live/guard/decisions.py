@@ -1,0 +1,75 @@
+"""What the guard saw of a step, and what it decided: data."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from torchmend.facts.findings import Finding
+
+
+class Action(StrEnum):
+    """What happens to a step, mildest first."""
+
+    PROCEED = "proceed"
+    LOG = "log"
+    """Something was odd and harmless; the step happens."""
+    REPAIR = "repair"
+    """Statistics that were damaged before the step were repaired; the step happens."""
+    REFUSE = "refuse"
+    """The step does not happen: nothing moves, and what the forward pass wrote is undone."""
+    ROLL_BACK = "roll back"
+    """State goes back to a snapshot: some steps are lost."""
+    STOP = "stop"
+    """Going on would not help; an error says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What was seen at the end of a backward pass.
+
+    Args:
+        step: The number of the step, counted from 0 by the guard.
+        gradient_norm: The 2-norm of all gradients; Inf or NaN as they are; 0.0 without gradients.
+        gradients_finite: Whether every element of every gradient is finite.
+        loss: What `observe` was told last; None if nothing.
+        scaled: Whether a GradScaler is at work, so that an overflow is its ordinary business.
+        buffers_finite: Whether every element of every watched buffer is finite.
+        variances_valid: Whether no running variance is below zero.
+        origin: The first gradient or buffer that is not as it should be, by name; empty if all are.
+        were_sound: Whether the buffers were sound when the step began.
+    """
+
+    step: int
+    gradient_norm: float = 0.0
+    gradients_finite: bool = True
+    loss: float | None = None
+    scaled: bool = False
+    buffers_finite: bool = True
+    variances_valid: bool = True
+    origin: str = ""
+    were_sound: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the guard decided about a step, and why.
+
+    Args:
+        action: What is done.
+        step: The number of the step.
+        findings: What led to it.
+        origin: The first tensor that showed it, by name; empty if none did.
+        by_scaler: Whether it is the GradScaler that refuses the step, and the guard undoes what it cannot.
+        explanation: For STOP: what was seen, and what to change.
+    """
+
+    action: Action
+    step: int
+    findings: tuple[Finding, ...] = field(default=())
+    origin: str = ""
+    by_scaler: bool = False
+    explanation: str = ""
+
+    @property
+    def happens(self) -> bool:
+        """Whether the step happens."""
+        return self.action in (Action.PROCEED, Action.LOG, Action.REPAIR)

@@ -1,0 +1,119 @@
+"""Normalisation statistics before they are read: at the first evaluation after training, and after a load."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from torchmend.live.diagnosing import diagnose_live
+from torchmend.live.guard.buffers import Slot
+from torchmend.live.guard.sensors import look
+from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.repairing import repair_live
+
+if TYPE_CHECKING:
+    from torchmend.live.guard.transaction import Transaction
+
+logger = logging.getLogger("torchmend.guard")
+
+
+class Evaluation:
+    """Checks statistics before an evaluation reads them, and repairs those that are damaged.
+
+    Args:
+        models: Whose.
+        transactions: Which keep copies of the buffers as they were before the last training step.
+        acts: Whether to repair, or only to report.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], transactions: "Sequence[Transaction]", *, acts: bool) -> None:
+        self.were_sound = True
+        self.repaired = 0
+        self._models = models
+        self._transactions = transactions
+        self._acts = acts
+        self._is_due = True
+
+    def attach(self, wrapping: Wrapping) -> None:
+        """Hook the layers that read statistics, and the loading of state into the models."""
+        for model in self._models:
+            for module in model.modules():
+                if isinstance(module, _NormBase) and module.track_running_stats:
+                    wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
+            wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))
+
+    def training_went_on(self) -> None:
+        """Note that statistics may have changed since the last check."""
+        self._is_due = True
+
+    def _before_forward(self, module: nn.Module, _: Any) -> None:
+        if not module.training and self._is_due:
+            self.check()
+
+    def _after_load(self, module: nn.Module, _: Any) -> None:
+        logger.info("Performing post-load model health check...")
+        diagnosis = diagnose_live(module)
+        if not diagnosis.damaged:
+            logger.info("Model health: OK")
+            self.were_sound, self._is_due = True, False
+            return
+        logger.warning("[WARN] Found %d corrupted stats after loading!", len(diagnosis.damaged))
+        self._repair(module)
+
+    def check(self) -> bool:
+        """Look at all statistics; repair what is damaged.
+
+        Returns:
+            Whether all were sound.
+        """
+        self._is_due = False
+        slots = [
+            Slot(f"{name}.{key}" if name else key, module, key)
+            for model in self._models
+            for name, module in model.named_modules()
+            if isinstance(module, _NormBase)
+            for key in ("running_mean", "running_var")
+            if module._buffers.get(key) is not None
+        ]
+        sight = look({}, slots, None)
+        sound = sight.buffers_finite and sight.variances_valid
+        if not sound:
+            logger.warning("[Pre-validation sanitization] %s is damaged", sight.origin)
+            if self._acts:
+                self._from_copies()
+                for model in self._models:
+                    self._repair(model)
+            else:
+                self.were_sound = False
+        return sound
+
+    @torch.no_grad()
+    def _from_copies(self) -> None:
+        """Take damaged elements from the copies of the last step, where those are sound."""
+        for transaction in self._transactions:
+            for slot, kept in zip(transaction.buffers.slots, transaction.buffers.kept, strict=False):
+                live = slot.tensor
+                if live is None or kept is None or not slot.is_statistic or not live.is_floating_point():
+                    continue
+                bad, usable = ~live.isfinite(), kept.isfinite()
+                if slot.key == "running_var":
+                    bad, usable = bad | (live < 0), usable & (kept >= 0)
+                count = int((bad & usable).sum())
+                if count:
+                    live.data.copy_(torch.where(bad & usable, kept, live))
+                    self.repaired += count
+                    logger.warning("%s: %d values taken from the last healthy copy", slot.name, count)
+
+    def _repair(self, model: nn.Module) -> None:
+        """Predict what no copy had; what cannot be predicted is reported, and stays as it is."""
+        result = repair_live(model)
+        count = sum(edit.count for edit in result.plan.edits)
+        if count:
+            self.repaired += count
+            logger.warning("Auto-sanitized %d BatchNorm statistics.", len(result.plan.edits))
+        for refusal in result.plan.refused:
+            logger.warning("%s is damaged and cannot be repaired: %s", refusal.place, refusal.reason)
+        self.were_sound = result.after is not None and result.after.healthy

@@ -1,0 +1,61 @@
+"""Which modules' buffers belong to which optimizer: those whose parameters it updates, or that lie nearest to them."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Named = tuple[str, nn.Module]
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Return an optimizer's parameters in the order of its groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def names_of(models: Sequence[nn.Module], optimizer: Optimizer) -> dict[Tensor, str]:
+    """Name an optimizer's parameters as their models do; those of no model by their number."""
+    known = {parameter: name for model in models for name, parameter in model.named_parameters()}
+    return {each: known.get(each, f"parameter {at}") for at, each in enumerate(parameters_of(optimizer))}
+
+
+def owned_modules(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> list[list[Named]]:
+    """Divide all modules that have buffers or extra state among the optimizers.
+
+    A module goes to the optimizer that updates most of its own parameters. One without parameters of its own (a
+    normalisation layer without affine weights, a frozen backbone) goes where most parameters of the nearest module
+    around it go, and to the first optimizer if there are none at all.
+    """
+    owner = {id(p): at for at, optimizer in enumerate(optimizers) for p in parameters_of(optimizer)}
+    owned: list[list[Named]] = [[] for _ in optimizers]
+    seen: set[int] = set()
+    for model in models:
+        modules = dict(model.named_modules())
+        votes = {name: _votes(module, owner, len(optimizers)) for name, module in modules.items()}
+        for name, module in modules.items():
+            if id(module) not in seen:
+                seen.add(id(module))
+                owned[_elected(name, votes)].append((name, module))
+    return owned
+
+
+def _votes(module: nn.Module, owner: dict[int, int], count: int) -> list[int]:
+    votes = [0] * count
+    for parameter in module.parameters():
+        if id(parameter) in owner:
+            votes[owner[id(parameter)]] += 1
+    return votes
+
+
+def _elected(name: str, votes: dict[str, list[int]]) -> int:
+    for around in _upwards(name):
+        if any(votes[around]):
+            return votes[around].index(max(votes[around]))
+    return 0
+
+
+def _upwards(name: str) -> Iterable[str]:
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+    yield ""

@@ -1,0 +1,120 @@
+"""What is seen at the end of a backward pass: a few fused reductions and one read from the device."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchmend.live.guard.buffers import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What one read told.
+
+    Args:
+        gradient_norm: The 2-norm of all gradients; 0.0 without any.
+        gradients_finite: Whether every element of every gradient is finite.
+        buffers_finite: Whether every watched buffer is.
+        variances_valid: Whether no watched running variance is below zero.
+        loss: As it was observed; None if it was not.
+        origin: The first tensor that is not as it should be.
+    """
+
+    gradient_norm: float = 0.0
+    gradients_finite: bool = True
+    buffers_finite: bool = True
+    variances_valid: bool = True
+    loss: float | None = None
+    origin: str = ""
+
+
+@torch.no_grad()
+def look(gradients: Mapping[str, Tensor], buffers: Sequence[Slot], loss: Tensor | None) -> Sight:
+    """Look at gradients, buffers and the loss; one transfer if all is well.
+
+    A norm that is not finite is confirmed element by element before anything is called damaged: a 2-norm may
+    overflow on finite elements, and is then worked out in float64.
+
+    Args:
+        gradients: By the names of their parameters; on any devices, of any float or complex type, sparse ones too.
+        buffers: Which are watched.
+        loss: A scalar, if it is known.
+    """
+    dense = [_dense(each) for each in gradients.values()]
+    norms = _norms(dense)
+    statistics = [tensor for slot in buffers if (tensor := slot.tensor) is not None]
+    variances = [tensor for slot in buffers if slot.key == "running_var" and (tensor := slot.tensor) is not None]
+    home = (dense or statistics or [torch.zeros(())])[0].device
+    parts = [
+        torch.linalg.vector_norm(torch.stack([norm.to(home, torch.float32) for norm in norms]))
+        if norms
+        else _zero(home),
+        _joined(statistics, home).abs().max() if statistics else _zero(home),
+        _joined(variances, home).min() if variances else _zero(home),
+    ]
+    if loss is not None:
+        parts.append(loss.detach().to(home, torch.float32).reshape(()))
+    norm, largest, lowest, *seen_loss = torch.stack(parts).tolist()
+    finite = math.isfinite(norm)
+    origin = ""
+    if not finite:
+        origin = _first_not_finite(gradients)
+        finite = not origin
+        norm = norm if origin else _wide_norm(dense)
+    sound, valid = math.isfinite(largest), not lowest < 0
+    if not (sound and valid):
+        worst = _first_bad(buffers)
+        sound, valid = (sound, valid) if worst else (True, True)  # float64 beyond float32's range
+        origin = origin or worst
+    return Sight(
+        gradient_norm=norm,
+        gradients_finite=finite,
+        buffers_finite=sound,
+        variances_valid=valid,
+        loss=seen_loss[0] if seen_loss else None,
+        origin=origin,
+    )
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    local = values.to_local() if hasattr(values, "to_local") else values
+    return torch.view_as_real(local) if local.is_complex() else local
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return [norm for group in groups.values() for norm in torch._foreach_norm(group)]
+
+
+def _joined(tensors: Sequence[Tensor], home: torch.device) -> Tensor:
+    flat = [tensor.detach().reshape(-1).to(home, torch.float32) for tensor in tensors if tensor.numel()]
+    return torch.cat(flat) if flat else torch.zeros(1, device=home)
+
+
+def _zero(home: torch.device) -> Tensor:
+    return torch.zeros((), device=home)
+
+
+def _first_not_finite(gradients: Mapping[str, Tensor]) -> str:
+    return next((name for name, each in gradients.items() if not bool(_dense(each).isfinite().all())), "")
+
+
+def _first_bad(buffers: Sequence[Slot]) -> str:
+    for slot in buffers:
+        tensor = slot.tensor
+        if tensor is not None and not bool(tensor.isfinite().all()):
+            return slot.name
+        if tensor is not None and slot.key == "running_var" and bool((tensor < 0).any()):
+            return slot.name
+    return ""
+
+
+def _wide_norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))

@@ -1,0 +1,167 @@
+"""One optimizer's step as a transaction: begun by a forward pass, judged at the end of backward, closed by the step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchmend.live.guard.buffers import BufferStore
+from torchmend.live.guard.decisions import Decision
+from torchmend.live.guard.ownership import Named, names_of, parameters_of
+from torchmend.live.guard.sensors import Sight, look
+from torchmend.live.guard.skipping import Standstill, drop_gradients, is_skipped_by_empty_gradients
+from torchmend.live.guard.wrapping import Hook, Wrapping
+
+Judge = Callable[["Transaction", Sight], Decision]
+"""Asked once a backward pass; may raise what stops the run."""
+
+Closed = Callable[["Transaction", bool], None]
+
+
+class Transaction:
+    """What belongs to one optimizer, and where its present step stands.
+
+    Args:
+        optimizer: Whose step it is.
+        models: To name parameters by.
+        modules: Whose buffers it owns.
+        judge: Decides at the end of each backward pass.
+        closed: Told the end of each step, and whether it happened.
+        acts: Whether decisions are carried out, or only made.
+        safe: Whether the optimizer is declared to do nothing without gradients.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        models: Sequence[nn.Module],
+        modules: Sequence[Named],
+        judge: Judge,
+        closed: Closed,
+        *,
+        acts: bool,
+        safe: bool,
+    ) -> None:
+        self.optimizer = optimizer
+        self.buffers = BufferStore(modules)
+        self.loss: Tensor | None = None
+        self.refused: Decision | None = None
+        self.steps = 0
+        self.is_open = False
+        self.stepped = False
+        self._models = models
+        self._judge = judge
+        self._closed = closed
+        self._acts = acts
+        self._safe = safe or is_skipped_by_empty_gradients(optimizer)
+        self._sentinel: Tensor | None = None
+        self._queued = False
+        self._in_step = False
+        self._standstill: Standstill | None = None
+
+    # From the forward pass to the end of backward
+
+    def begin(self) -> None:
+        """Keep the buffers, unless the step has begun already."""
+        if not self.is_open:
+            self.is_open = True
+            self.buffers.save()
+
+    def attach(self, modules: Sequence[Named], wrapping: Wrapping) -> None:
+        """Hook the modules that write buffers, the parameters' gradients, and the optimizer's step."""
+        for _, module in modules:
+            if module._buffers or type(module).get_extra_state is not nn.Module.get_extra_state:
+                wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
+        parameters = [each for each in parameters_of(self.optimizer) if each.requires_grad]
+        if parameters:
+            wrapping.hook(torch.autograd.graph.register_multi_grad_hook(parameters, self._on_gradient, mode="any"))
+        wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
+        wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
+
+    def _before_forward(self, module: nn.Module, _: Any) -> None:
+        if module.training:
+            self.begin()
+
+    def _on_gradient(self, _: Tensor) -> None:
+        """Have the end of this backward pass announced: after other hooks have finished what they do there."""
+        if not self._queued:
+            self._queued = True
+            engine = torch.autograd.Variable._execution_engine
+            engine.queue_callback(lambda: engine.queue_callback(self.end_of_backward))
+
+    def end_of_backward(self) -> None:
+        """Judge what backward left, and undo it if it must not count."""
+        self._queued = False
+        if self.refused is not None and (self._in_step or not self._is_new_window()):
+            self._undo(self.refused)
+            return
+        self.refused = None
+        self.begin()
+        gradients = {
+            name: parameter.grad
+            for parameter, name in names_of(self._models, self.optimizer).items()
+            if parameter.grad is not None
+        }
+        loss, self.loss = self.loss, None
+        decision = self._judge(self, look(gradients, self.buffers.watched(), loss))
+        if not decision.happens and self._acts:
+            self.refused = decision
+            self._undo(decision)
+
+    def _undo(self, decision: Decision) -> None:
+        self.buffers.restore()
+        if decision.by_scaler:  # the scaler has to see the overflow itself, in order to back off
+            return
+        parameters = parameters_of(self.optimizer)
+        drop_gradients(parameters)
+        # Whoever clears gradients now begins a new step; who does not goes on accumulating into this one.
+        first = next((each for each in parameters if each.requires_grad), None)
+        if first is not None:
+            self._sentinel = torch.zeros_like(first)
+            first.grad = self._sentinel
+
+    def _is_new_window(self) -> bool:
+        """Return whether gradients were cleared since the refusal, so that this backward is another step's."""
+        if self._sentinel is None:
+            return False
+        first = next((each for each in parameters_of(self.optimizer) if each.requires_grad), None)
+        return first is not None and first.grad is not self._sentinel
+
+    # The optimizer's step
+
+    def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        self.stepped = self._in_step = True
+        closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if closure is not None:
+            self._standstill = Standstill(self.optimizer) if self._acts else None
+        elif self.refused is not None:
+            if self._safe:
+                drop_gradients(parameters_of(self.optimizer))
+            else:
+                self._standstill = Standstill(self.optimizer)
+        return None
+
+    def _after_step(self, *_: Any) -> None:
+        if self.refused is not None and self._standstill is not None:
+            self._standstill.put_back()
+            self.buffers.restore()
+        self._standstill, self._in_step = None, False
+        self.close(happened=self.refused is None)
+
+    def close(self, *, happened: bool) -> None:
+        """End the step: the next forward pass begins another."""
+        if self.refused is not None:
+            drop_gradients(parameters_of(self.optimizer))
+        self.steps += 1
+        self._closed(self, happened)
+        self.refused = None
+        self._sentinel = None
+        self.is_open = False
+
+    def abandon(self) -> None:
+        """Undo what the forward pass wrote in a step that will not come to its end."""
+        if self.is_open:
+            self.buffers.restore()
+            self.close(happened=False)

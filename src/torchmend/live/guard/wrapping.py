@@ -1,0 +1,100 @@
+"""Hooks and replaced methods that leave no trace: undone on detach, inert in copies and pickles of what carries them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torchmend.facts.errors import UserError
+
+
+def _inert(*_: Any, **__: Any) -> None:
+    """Do nothing: what a hook becomes in a copy of its module."""
+
+
+class Hook:
+    """A callback that a copied or unpickled module does not carry on with.
+
+    Args:
+        callback: Called with what the hook gets.
+    """
+
+    def __init__(self, callback: Callable[..., Any]) -> None:
+        self._callback = callback
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self._callback(*arguments, **keywords)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
+        return _inert
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _give_inert, ()
+
+
+def _give_inert() -> Callable[..., None]:
+    return _inert
+
+
+class Wrapping:
+    """Hooks, and methods overridden on single objects; `undo` takes them all back.
+
+    A method is overridden by giving the object a class of its own below its class. Its `__dict__`, which schedulers
+    save as their state, stays as it is, and copies and pickles of it are of its own class again.
+    """
+
+    def __init__(self) -> None:
+        self._undoing: list[Callable[[], None]] = []
+
+    def hook(self, handle: Any) -> None:
+        """Remember a hook by its handle."""
+        self._undoing.append(handle.remove)
+
+    def override(self, owner: Any, **methods: Callable[..., Any]) -> None:
+        """Override methods of this object alone.
+
+        Args:
+            owner: The object.
+            methods: By name; each is called with the overridden method, bound, before the caller's arguments.
+
+        Raises:
+            UserError: The object cannot be given another class.
+        """
+        base = type(owner)
+        body = {name: _overriding(base, name, function) for name, function in methods.items()}
+        made = type(base.__name__, (base,), {**body, "__reduce_ex__": _as_base(base), "__module__": base.__module__})
+        try:
+            owner.__class__ = made
+        except TypeError as error:
+            raise UserError(
+                f"A {base.__name__} cannot be guarded: {error}. Leave it out and step it yourself."
+            ) from None
+
+        def undo() -> None:
+            if type(owner) is made:
+                owner.__class__ = base
+
+        self._undoing.append(undo)
+
+    def undo(self) -> None:
+        """Take everything back, last first."""
+        while self._undoing:
+            self._undoing.pop()()
+
+
+def _overriding(base: type, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    original = getattr(base, name)
+
+    @functools.wraps(original)
+    def method(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return function(functools.partial(original, self), *arguments, **keywords)
+
+    return method
+
+
+def _as_base(base: type) -> Callable[..., Any]:
+    def reduce(self: Any, protocol: Any) -> Any:
+        made = type(self)
+        how, arguments, *rest = base.__reduce_ex__(self, protocol)
+        return how, tuple(base if each is made else each for each in arguments), *rest
+
+    return reduce
