@@ -1,1 +1,1 @@
-"""The guard: a training step happens whole, or not at all. Policy is pure; what touches torch only senses and undoes."""
+"""The guard: a training step happens whole, or not at all. The policy is pure; the rest senses and undoes."""

@@ -86,7 +86,7 @@ class BufferStore:
             module.set_extra_state(state)
 
     def watched(self) -> list[Slot]:
-        """Return the floating-point buffers in which a value that is not finite is damage: those that had none at first."""
+        """Return the floating-point buffers in which a value that is not finite is damage: they had none at first."""
         if self._watched is None:
             self._watched = [
                 slot

@@ -34,7 +34,8 @@ class Observation:
         scaled: Whether a GradScaler is at work, so that an overflow is its ordinary business.
         buffers_finite: Whether every element of every watched buffer is finite.
         variances_valid: Whether no running variance is below zero.
-        origin: The first gradient or buffer that is not as it should be, by name; empty if all are.
+        gradient: The first gradient that is not finite, by its parameter's name; empty if all are.
+        buffer: The first buffer that is not as it should be, by name; empty if all are.
         were_sound: Whether the buffers were sound when the step began.
     """
 
@@ -45,8 +46,14 @@ class Observation:
     scaled: bool = False
     buffers_finite: bool = True
     variances_valid: bool = True
-    origin: str = ""
+    gradient: str = ""
+    buffer: str = ""
     were_sound: bool = True
+
+    @property
+    def origin(self) -> str:
+        """The first tensor that is not as it should be: the forward pass comes before the backward pass."""
+        return self.buffer or self.gradient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

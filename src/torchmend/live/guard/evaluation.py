@@ -43,7 +43,7 @@ class Evaluation:
             for module in model.modules():
                 if isinstance(module, _NormBase) and module.track_running_stats:
                     wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
-            wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))
+            wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
     def training_went_on(self) -> None:
         """Note that statistics may have changed since the last check."""

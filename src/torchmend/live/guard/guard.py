@@ -36,8 +36,8 @@ Callback = Callable[[Decision], Decision | None]
 class Guard:
     """Watches the steps of a training loop, and keeps those from happening that would damage it.
 
-    The loop stays as it is. At the end of each backward pass gradients and buffers are looked at, with one read from the
-    device; a step that must not count is refused as a whole: gradients dropped, buffers as they were before the
+    The loop stays as it is. At the end of each backward pass gradients and buffers are looked at, with one read from
+    the device; a step that must not count is refused as a whole: gradients dropped, buffers as they were before the
     forward pass, the optimizer not moved, scheduler and EMA held.
 
     Args:
@@ -112,9 +112,7 @@ class Guard:
         for ema in emas if not self.observe_only else ():
             name = next((name for name in ("update_parameters", "update") if hasattr(type(ema), name)), None)
             if name is None:
-                raise UserError(
-                    f"A {type(ema).__name__} has neither update_parameters nor update; leave it out of ema."
-                )
+                raise UserError(f"A {type(ema).__name__} has neither update_parameters nor update; leave it out.")
             self._hold(ema, name, self.transactions)
 
     def _hold(self, owner: Any, name: str, transactions: Sequence[Transaction]) -> None:
@@ -160,7 +158,8 @@ class Guard:
             scaled=scaled,
             buffers_finite=sight.buffers_finite,
             variances_valid=sight.variances_valid,
-            origin=sight.origin,
+            gradient=sight.gradient,
+            buffer=sight.buffer,
             were_sound=self.evaluation.were_sound,
         )
         self._policy_states[at], decision = decide(self.policy, self._policy_states[at], seen)
@@ -261,7 +260,7 @@ class Guard:
         """
         if len(state["policy"]) != len(self._policy_states):
             raise UserError(
-                f"The state is of a guard of {len(state['policy'])} optimizers; this one has {len(self._policy_states)}."
+                f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._policy_states)}."
             )
         self.steps = state["steps"]
         self.counts = Counter(state["counts"])

@@ -15,7 +15,7 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 def names_of(models: Sequence[nn.Module], optimizer: Optimizer) -> dict[Tensor, str]:
     """Name an optimizer's parameters as their models do; those of no model by their number."""
-    known = {parameter: name for model in models for name, parameter in model.named_parameters()}
+    known: dict[Tensor, str] = {parameter: name for model in models for name, parameter in model.named_parameters()}
     return {each: known.get(each, f"parameter {at}") for at, each in enumerate(parameters_of(optimizer))}
 
 

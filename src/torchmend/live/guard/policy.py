@@ -114,10 +114,7 @@ def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[Polic
             action=Action.REFUSE, step=seen.step, findings=findings, origin=seen.origin, by_scaler=True
         )
     outlier = seen.step if bad[0].code is Code.TRAINING_SPIKE else state.outlier
-    refusals = (
-        *((step, at) for step, at in state.refusals if step > seen.step - policy.window),
-        (seen.step, seen.origin),
-    )
+    refusals = (*_recent(state.refusals, seen.step - policy.window), (seen.step, seen.origin))
     state = replace(state, refusals=refusals, outlier=outlier)
     same = [step for step, at in refusals if at == seen.origin]
     decision = Decision(action=Action.REFUSE, step=seen.step, findings=findings, origin=seen.origin)
@@ -128,11 +125,13 @@ def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[Polic
 
 def _findings(policy: Policy, state: PolicyState, seen: Observation) -> Iterator[Finding]:
     if not seen.gradients_finite:
-        yield finding(Code.GRADIENT_NOT_FINITE, Severity.ERROR, detail=_at(seen.origin, f"norm {seen.gradient_norm:g}"))
+        yield finding(
+            Code.GRADIENT_NOT_FINITE, Severity.ERROR, detail=_at(seen.gradient, f"norm {seen.gradient_norm:g}")
+        )
     if seen.were_sound and not seen.buffers_finite:
-        yield finding(Code.MEAN_NOT_FINITE, Severity.ERROR, detail=_at(seen.origin, "written by this forward pass"))
+        yield finding(Code.MEAN_NOT_FINITE, Severity.ERROR, detail=_at(seen.buffer, "written by this forward pass"))
     if seen.were_sound and not seen.variances_valid:
-        yield finding(Code.VARIANCE_NEGATIVE, Severity.ERROR, detail=_at(seen.origin, "written by this forward pass"))
+        yield finding(Code.VARIANCE_NEGATIVE, Severity.ERROR, detail=_at(seen.buffer, "written by this forward pass"))
     if seen.loss is not None and not math.isfinite(seen.loss) and seen.gradients_finite:
         zero = "the gradients are zero" if seen.gradient_norm == 0 else "the gradients are finite"
         yield finding(Code.TRAINING_LOSS_NOT_FINITE, Severity.WARNING, detail=f"{seen.loss:g}, and {zero}")
@@ -159,8 +158,12 @@ def _is_outlier(policy: Policy, state: PolicyState, seen: Observation) -> bool:
 
 def _happened(policy: Policy, state: PolicyState, seen: Observation) -> PolicyState:
     losses = state.losses if seen.loss is None else state.losses.with_value(seen.loss)
-    recent = tuple((step, at) for step, at in state.refusals if step > seen.step - policy.window)
+    recent = _recent(state.refusals, seen.step - policy.window)
     return replace(state, norms=state.norms.with_value(seen.gradient_norm), losses=losses, refusals=recent)
+
+
+def _recent(refusals: tuple[tuple[int, str], ...], after: int) -> tuple[tuple[int, str], ...]:
+    return tuple((step, origin) for step, origin in refusals if step > after)
 
 
 def _at(origin: str, what: str) -> str:

@@ -28,7 +28,7 @@ def agree(sight: Sight, models: Sequence[nn.Module]) -> Sight:
     shared = torch.tensor([*map(float, flags), norm, loss], dtype=torch.float64, device=device)
     distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
     gradients, buffers, variances, norm, loss = shared.tolist()
-    elsewhere = bool(gradients or buffers or variances) and not sight.origin
+    elsewhere = "another rank"
     return replace(
         sight,
         gradients_finite=not gradients,
@@ -36,7 +36,8 @@ def agree(sight: Sight, models: Sequence[nn.Module]) -> Sight:
         variances_valid=not variances,
         gradient_norm=norm,
         loss=None if loss == -math.inf else loss,
-        origin="another rank" if elsewhere else sight.origin,
+        gradient=sight.gradient or (elsewhere if gradients else ""),
+        buffer=sight.buffer or (elsewhere if buffers or variances else ""),
     )
 
 

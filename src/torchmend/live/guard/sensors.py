@@ -20,7 +20,8 @@ class Sight:
         buffers_finite: Whether every watched buffer is.
         variances_valid: Whether no watched running variance is below zero.
         loss: As it was observed; None if it was not.
-        origin: The first tensor that is not as it should be.
+        gradient: The first gradient that is not finite, by its parameter's name; empty if all are.
+        buffer: The first watched buffer that is not as it should be, by name.
     """
 
     gradient_norm: float = 0.0
@@ -28,7 +29,13 @@ class Sight:
     buffers_finite: bool = True
     variances_valid: bool = True
     loss: float | None = None
-    origin: str = ""
+    gradient: str = ""
+    buffer: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The first tensor that is not as it should be: the forward pass comes before the backward pass."""
+        return self.buffer or self.gradient
 
 
 @torch.no_grad()
@@ -59,23 +66,23 @@ def look(gradients: Mapping[str, Tensor], buffers: Sequence[Slot], loss: Tensor 
         parts.append(loss.detach().to(home, torch.float32).reshape(()))
     norm, largest, lowest, *seen_loss = torch.stack(parts).tolist()
     finite = math.isfinite(norm)
-    origin = ""
+    gradient = buffer = ""
     if not finite:
-        origin = _first_not_finite(gradients)
-        finite = not origin
-        norm = norm if origin else _wide_norm(dense)
+        gradient = _first_not_finite(gradients)
+        finite = not gradient
+        norm = norm if gradient else _wide_norm(dense)
     sound, valid = math.isfinite(largest), not lowest < 0
     if not (sound and valid):
-        worst = _first_bad(buffers)
-        sound, valid = (sound, valid) if worst else (True, True)  # float64 beyond float32's range
-        origin = origin or worst
+        buffer = _first_bad(buffers)
+        sound, valid = (sound, valid) if buffer else (True, True)  # float64 beyond float32's range
     return Sight(
         gradient_norm=norm,
         gradients_finite=finite,
         buffers_finite=sound,
         variances_valid=valid,
         loss=seen_loss[0] if seen_loss else None,
-        origin=origin,
+        gradient=gradient,
+        buffer=buffer,
     )
 
 

@@ -1,4 +1,4 @@
-"""How an optimizer is kept from moving: by empty gradients where that is exact, by putting everything back elsewhere."""
+"""How an optimizer is kept from moving: by empty gradients where that is exact, else by putting everything back."""
 
 import copy
 from collections.abc import Iterable

@@ -1,14 +1,15 @@
-"""Hooks and replaced methods that leave no trace: undone on detach, inert in copies and pickles of what carries them."""
+"""Hooks and overridden methods that leave no trace: undone on detach, inert in copies and pickles of their owners."""
 
+import contextlib
+import copyreg
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from torchmend.facts.errors import UserError
 
-
-def _inert(*_: Any, **__: Any) -> None:
-    """Do nothing: what a hook becomes in a copy of its module."""
+_inert = contextlib.nullcontext().__exit__
+"""Takes anything and does nothing. It is the standard library's, so that a pickled module can be loaded without us."""
 
 
 class Hook:
@@ -22,17 +23,14 @@ class Hook:
         self._callback = callback
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call back."""
         return self._callback(*arguments, **keywords)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
         return _inert
 
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return _give_inert, ()
-
-
-def _give_inert() -> Callable[..., None]:
-    return _inert
+    def __reduce__(self) -> Any:
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class Wrapping:
@@ -65,9 +63,7 @@ class Wrapping:
         try:
             owner.__class__ = made
         except TypeError as error:
-            raise UserError(
-                f"A {base.__name__} cannot be guarded: {error}. Leave it out and step it yourself."
-            ) from None
+            raise UserError(f"A {base.__name__} cannot be guarded: {error}. Leave it out of the guard.") from None
 
         def undo() -> None:
             if type(owner) is made:
@@ -91,10 +87,12 @@ def _overriding(base: type, name: str, function: Callable[..., Any]) -> Callable
     return method
 
 
-def _as_base(base: type) -> Callable[..., Any]:
+def _as_base(base: Any) -> Callable[..., Any]:
     def reduce(self: Any, protocol: Any) -> Any:
         made = type(self)
         how, arguments, *rest = base.__reduce_ex__(self, protocol)
+        if how is copyreg.__newobj__ and arguments == (made,):  # type: ignore[attr-defined]
+            return copyreg._reconstructor, (base, object, None), *rest  # type: ignore[attr-defined]
         return how, tuple(base if each is made else each for each in arguments), *rest
 
     return reduce
