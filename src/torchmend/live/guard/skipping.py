@@ -29,6 +29,13 @@ def drop_gradients(parameters: Iterable[Tensor]) -> None:
         parameter.grad = None
 
 
+def empty_gradients(parameters: Iterable[Tensor]) -> None:
+    """Give every parameter a gradient of zeros, for optimizers that do not ask whether there is one."""
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
 class Standstill:
     """Parameters and state of an optimizer as they are now, to be put back after a step that must not count.
 
@@ -56,6 +63,8 @@ class Standstill:
         for key, kept in self._state.items():
             state[key] = _restored(kept)
         for group, kept in zip(self._optimizer.param_groups, self._groups, strict=True):
+            for name in group.keys() - kept.keys() - {"params"}:
+                del group[name]
             group.update(kept)
 
 

@@ -11,7 +11,7 @@ from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Decision
 from torchmend.live.guard.ownership import Named, names_of, parameters_of
 from torchmend.live.guard.sensors import Sight, look
-from torchmend.live.guard.skipping import Standstill, drop_gradients, is_skipped_by_empty_gradients
+from torchmend.live.guard.skipping import Standstill, drop_gradients, empty_gradients, is_skipped_by_empty_gradients
 from torchmend.live.guard.wrapping import Hook, Wrapping
 
 Judge = Callable[["Transaction", Sight], Decision]
@@ -131,7 +131,7 @@ class Transaction:
 
     # The optimizer's step
 
-    def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self.stepped = self._in_step = True
         closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
         if closure is not None:
@@ -141,7 +141,7 @@ class Transaction:
                 drop_gradients(parameters_of(self.optimizer))
             else:
                 self._standstill = Standstill(self.optimizer)
-        return None
+                empty_gradients(parameters_of(self.optimizer))
 
     def _after_step(self, *_: Any) -> None:
         if self.refused is not None and self._standstill is not None:

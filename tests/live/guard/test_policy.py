@@ -1,0 +1,151 @@
+"""The policy is pure: what it decides follows from what it is shown and what it remembers."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies import quick
+from torchmend.facts.codes import Code
+from torchmend.facts.errors import UserError
+from torchmend.live.guard.decisions import Action, Observation
+from torchmend.live.guard.policy import Policy, PolicyState, Running, decide
+from torchmend.live.guard.states import restored_policy_state
+
+NAN, INF = float("nan"), float("inf")
+
+
+def run(observations, policy=None, state=None):
+    """Decide on several steps in turn; return the last state and all decisions."""
+    state, decisions = state or PolicyState(), []
+    for step, seen in enumerate(observations):
+        state, decision = decide(policy or Policy(), state, replace(seen, step=step))
+        decisions.append(decision)
+    return state, decisions
+
+
+def seen(**fields):
+    return Observation(**{"step": 0, "gradient_norm": 1.0, "loss": 1.0, **fields})
+
+
+def codes(decision):
+    return [finding.code for finding in decision.findings]
+
+
+def test_an_ordinary_step_happens_without_a_word():
+    _, (decision,) = run([seen()])
+    assert (decision.action, decision.findings) == (Action.PROCEED, ())
+
+
+@pytest.mark.parametrize("norm", [NAN, INF])
+def test_gradients_that_are_not_finite_refuse_the_step(norm):
+    _, (decision,) = run([seen(gradient_norm=norm, gradients_finite=False, gradient="a.weight")])
+    assert (decision.action, decision.origin, codes(decision)) == (
+        Action.REFUSE,
+        "a.weight",
+        [Code.GRADIENT_NOT_FINITE],
+    )
+
+
+def test_buffers_that_the_forward_pass_broke_refuse_the_step():
+    _, (decision,) = run([seen(buffers_finite=False, buffer="bn.running_mean")])
+    assert (decision.action, codes(decision)) == (Action.REFUSE, [Code.MEAN_NOT_FINITE])
+
+
+def test_buffers_that_were_broken_before_do_not_refuse_every_step():
+    _, (decision,) = run([seen(buffers_finite=False, buffer="bn.running_mean", were_sound=False)])
+    assert decision.happens
+
+
+@pytest.mark.parametrize("loss", [NAN, INF])
+def test_a_loss_of_nan_with_zero_gradients_is_logged_and_harmless(loss):
+    _, (decision,) = run([seen(loss=loss, gradient_norm=0.0)])
+    assert (decision.action, codes(decision)) == (Action.LOG, [Code.TRAINING_LOSS_NOT_FINITE])
+
+
+def test_the_same_fault_again_and_again_stops_the_run_and_says_why():
+    bad = seen(gradients_finite=False, gradient="a.weight")
+    _, decisions = run([bad] * 8)
+    assert [each.action for each in decisions] == [*[Action.REFUSE] * 7, Action.STOP]
+    assert "8 of the last 8 steps were refused for the same reason at a.weight" in decisions[-1].explanation
+
+
+def test_faults_far_apart_do_not_stop_the_run():
+    bad, good = seen(gradients_finite=False, gradient="a.weight"), seen()
+    _, decisions = run([bad, *[good] * 40] * 10)
+    assert Action.STOP not in {each.action for each in decisions}
+
+
+def test_faults_of_different_origin_do_not_add_up():
+    _, decisions = run([seen(gradients_finite=False, gradient=f"layer{at}.weight") for at in range(20)])
+    assert {each.action for each in decisions} == {Action.REFUSE}
+
+
+def test_an_overflow_under_a_scaler_is_the_scaler_s_business():
+    _, (decision,) = run([seen(gradients_finite=False, gradient="a.weight", scaled=True)])
+    assert (decision.action, decision.by_scaler) == (Action.REFUSE, True)
+
+
+def test_back_offs_at_the_start_of_a_run_are_no_incident():
+    _, decisions = run([seen(gradients_finite=False, scaled=True)] * 5)
+    assert all(codes(each) == [Code.GRADIENT_NOT_FINITE] for each in decisions)
+
+
+def test_many_back_offs_later_on_are_a_warning():
+    _, decisions = run([*[seen()] * 100, *[seen(gradients_finite=False, scaled=True)] * 3])
+    assert codes(decisions[-1]) == [Code.GRADIENT_NOT_FINITE, Code.SCALER_COLLAPSING]
+
+
+def ordinary(steps):
+    return [seen(loss=2.0 + 0.1 * math.sin(at), gradient_norm=1.0 + 0.1 * math.cos(at)) for at in range(steps)]
+
+
+def test_an_outlier_in_loss_and_norm_is_refused_once():
+    spike = seen(loss=500.0, gradient_norm=400.0)
+    _, decisions = run([*ordinary(200), spike, spike])
+    assert [each.action for each in decisions[-2:]] == [Action.REFUSE, Action.PROCEED]
+    assert codes(decisions[-2]) == [Code.TRAINING_SPIKE]
+
+
+@pytest.mark.parametrize("odd", [{"loss": 500.0}, {"gradient_norm": 400.0}])
+def test_an_outlier_in_one_of_them_alone_happens(odd):
+    _, decisions = run([*ordinary(200), replace(seen(loss=2.0), **odd)])
+    assert decisions[-1].happens
+
+
+def test_no_outlier_is_refused_before_the_warm_up_is_over():
+    _, decisions = run([*ordinary(50), seen(loss=500.0, gradient_norm=400.0)])
+    assert decisions[-1].happens
+
+
+def test_an_infinite_threshold_refuses_no_outlier():
+    _, decisions = run([*ordinary(200), seen(loss=500.0, gradient_norm=400.0)], Policy(spike=INF))
+    assert decisions[-1].happens
+
+
+@quick
+@given(st.lists(st.floats(), max_size=20), st.floats(min_value=1e-6, max_value=1e6))
+def test_no_value_can_poison_the_running_statistics(values, last):
+    running = Running()
+    for value in [*values, last]:
+        running = running.with_value(value)
+    assert math.isfinite(running.mean)
+    assert math.isfinite(running.variance)
+    assert running.count >= 1
+
+
+def test_the_memory_goes_through_json_and_back():
+    state, _ = run([*ordinary(30), seen(gradients_finite=False, gradient="a")])
+    assert restored_policy_state(json.loads(json.dumps(asdict(state)))) == state
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [({"most_refusals": 0}, "most_refusals"), ({"window": 2}, "window"), ({"spike": 0.0}, "spike")],
+)
+def test_a_policy_without_a_meaning_is_refused(fields, what):
+    with pytest.raises(UserError, match=f"{what} is "):
+        Policy(**fields)
