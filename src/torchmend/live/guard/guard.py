@@ -79,7 +79,6 @@ class Guard:
         self.hold_scheduler = hold_scheduler
         self.decisions: list[Decision] = []
         self.counts: Counter[str] = Counter()
-        self.steps = 0
         self._callback = on_decision
         self._wrapping = Wrapping()
         self._policy_states = [PolicyState() for _ in self.optimizers]
@@ -92,6 +91,11 @@ class Guard:
         for each in self.models:
             _refuse_unsupported(each)
         self._attach(safe_optimizers, _as_list(scheduler), _as_list(ema))
+
+    @property
+    def steps(self) -> int:
+        """How many steps came to their end, of the optimizer that took most."""
+        return max((transaction.steps for transaction in self.transactions), default=0)
 
     # Attaching
 
@@ -181,7 +185,6 @@ class Guard:
         return decision
 
     def _closed(self, transaction: Transaction, happened: bool) -> None:
-        self.steps = max(self.steps, transaction.steps)
         self.evaluation.training_went_on()
         for held in self._held:
             held.note(transaction, happened)
@@ -247,7 +250,7 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """Return what the guard remembers, as plain values."""
         return {
-            "steps": self.steps,
+            "steps": [transaction.steps for transaction in self.transactions],
             "counts": dict(self.counts),
             "policy": [asdict(state) for state in self._policy_states],
         }
@@ -262,7 +265,8 @@ class Guard:
             raise UserError(
                 f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._policy_states)}."
             )
-        self.steps = state["steps"]
+        for transaction, steps in zip(self.transactions, state["steps"], strict=True):
+            transaction.steps = steps
         self.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
 
