@@ -17,7 +17,14 @@ from torchmend.doctor.undoing import UnfixResult
 from torchmend.doctor.undoing import unfix_file as unfix
 from torchmend.doctor.writing.outputs import Layout
 from torchmend.facts.codes import Code, Severity
-from torchmend.facts.errors import FileError, RepairError, SourceChangedError, TorchmendError, UserError
+from torchmend.facts.errors import (
+    FileError,
+    RepairError,
+    SourceChangedError,
+    TorchmendError,
+    TrainingStoppedError,
+    UserError,
+)
 from torchmend.facts.findings import Diagnosis, Finding, Measure
 from torchmend.facts.plans import Edit, RepairPlan, Rung
 from torchmend.facts.tensors import Role, TensorRef
@@ -25,13 +32,19 @@ from torchmend.repairs.planning import Strategy
 
 if TYPE_CHECKING:
     from torchmend.live.compat import check_model_health, configure_bn_for_stability, sanitize_model_bn_stats
+    from torchmend.live.guard.clipping import By, Clip
     from torchmend.live.guard.decisions import Action, Decision
     from torchmend.live.guard.guard import Guard
+    from torchmend.live.guard.options import GuardOptions
     from torchmend.live.guard.policy import Policy
+    from torchmend.live.guard.ring import Ring
+    from torchmend.live.inject import inject
     from torchmend.live.repairing import RepairResult
 
 __all__ = [
     "Action",
+    "By",
+    "Clip",
     "Code",
     "ConvertOptions",
     "ConvertResult",
@@ -43,12 +56,14 @@ __all__ = [
     "FixOptions",
     "FixResult",
     "Guard",
+    "GuardOptions",
     "Layout",
     "Measure",
     "Policy",
     "RepairError",
     "RepairPlan",
     "RepairResult",
+    "Ring",
     "Role",
     "Rung",
     "SalvageOptions",
@@ -58,6 +73,7 @@ __all__ = [
     "Strategy",
     "TensorRef",
     "TorchmendError",
+    "TrainingStoppedError",
     "UnfixResult",
     "UserError",
     "check_model_health",
@@ -65,6 +81,7 @@ __all__ = [
     "convert",
     "diagnose",
     "fix",
+    "inject",
     "repair",
     "salvage",
     "sanitize_model_bn_stats",
@@ -74,10 +91,15 @@ __all__ = [
 _NEED_TORCH = {
     "Action": "torchmend.live.guard.decisions",
     "Decision": "torchmend.live.guard.decisions",
+    "By": "torchmend.live.guard.clipping",
+    "Clip": "torchmend.live.guard.clipping",
     "Guard": "torchmend.live.guard.guard",
+    "GuardOptions": "torchmend.live.guard.options",
+    "Ring": "torchmend.live.guard.ring",
     "Policy": "torchmend.live.guard.policy",
     "RepairResult": "torchmend.live.repairing",
     "check_model_health": "torchmend.live.compat",
+    "inject": "torchmend.live.inject",
     "configure_bn_for_stability": "torchmend.live.compat",
     "sanitize_model_bn_stats": "torchmend.live.compat",
 }

@@ -40,6 +40,7 @@ def test_the_codes_keep_their_values():
         "TRAINING_LOSS_NOT_FINITE": "TM602",
         "SCALER_COLLAPSING": "TM603",
         "TRAINING_SPIKE": "TM604",
+        "RISKY_SETUP": "TM605",
         "NOT_A_CHECKPOINT": "TM901",
         "TRUNCATED": "TM902",
         "OUT_OF_BOUNDS": "TM903",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class Net(nn.Module):
@@ -19,11 +19,11 @@ class Net(nn.Module):
         self.bn = nn.BatchNorm2d(6)
         self.head = nn.Linear(6, 4)
 
-    def encode(self, x_BCHW: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x_BCHW))).mean((2, 3))
+    def encode(self, images: Tensor) -> Tensor:
+        return functional.relu(self.bn(self.conv(images))).mean((2, 3))
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.head(self.encode(x_BCHW))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encode(images))
 
 
 def batch(seed: int = 0, *, bad: float | None = None) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def bits(tensor: Tensor) -> Tensor:
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:
     """Take one ordinary step, and return the loss."""
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(images), labels)
+    loss = functional.cross_entropy(model(images), labels)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -123,10 +123,10 @@ OPTIMIZERS = [
     Kind("NAdam", lambda p: _OPTIM.NAdam(p, 0.01)),
     Kind("RAdam", lambda p: _OPTIM.RAdam(p, 0.01)),
     Kind("Adamax", lambda p: _OPTIM.Adamax(p, 0.01)),
-    Kind("Adadelta", lambda p: _OPTIM.Adadelta(p)),
-    Kind("ASGD", lambda p: _OPTIM.ASGD(p)),
-    Kind("Rprop", lambda p: _OPTIM.Rprop(p)),
-    Kind("Adafactor", lambda p: _OPTIM.Adafactor(p)),
+    Kind("Adadelta", _OPTIM.Adadelta),
+    Kind("ASGD", _OPTIM.ASGD),
+    Kind("Rprop", _OPTIM.Rprop),
+    Kind("Adafactor", _OPTIM.Adafactor),
     Kind("careless", Careless),
     Kind("careful", Careful),
 ]

@@ -2,21 +2,32 @@
 
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchmend.facts.errors import TrainingStoppedError, UserError
+from torchmend.facts.findings import Finding
+from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.evaluation import Evaluation
+from torchmend.live.guard.events import Events
+from torchmend.live.guard.health import MOST_SHOWN, Health, check
+from torchmend.live.guard.holding import Held, HeldScaler, hold_average, hold_scheduler
+from torchmend.live.guard.micro import MicroBatches
+from torchmend.live.guard.options import as_list, listed, options_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
-from torchmend.live.guard.policy import Policy, PolicyState, decide
+from torchmend.live.guard.policy import PolicyState, decide
+from torchmend.live.guard.preflight import inspect
 from torchmend.live.guard.ranks import agree
+from torchmend.live.guard.ring import Snapshots
 from torchmend.live.guard.sensors import Sight
 from torchmend.live.guard.states import restored_policy_state
 from torchmend.live.guard.transaction import Transaction
@@ -26,11 +37,6 @@ logger = logging.getLogger("torchmend.guard")
 
 OFF = "TORCHMEND_GUARD"
 """The environment variable that switches every guard off when it is `off` or `0`."""
-
-_UNSUPPORTED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine")
-
-Callback = Callable[[Decision], Decision | None]
-"""Told every decision but PROCEED; what it returns, if anything, is done instead."""
 
 
 class Guard:
@@ -46,12 +52,7 @@ class Guard:
         scaler: The `GradScaler`, if there is one.
         scheduler: One learning-rate scheduler or several; those that step with the optimizer are held with it.
         ema: One averaged model or several, with `update_parameters` or `update`; not updated after a refused step.
-        policy: How to decide.
-        observe_only: Decide and report, and change nothing.
-        hold_scheduler: Whether a scheduler that steps with the optimizer stays where it is when a step is refused.
-        safe_optimizers: Whether optimizers that are not torch's own do nothing at all without gradients; else they are
-            put back after a refused step.
-        on_decision: Told every decision but to proceed; may return another.
+        options: Fields of `GuardOptions`, by name.
 
     Raises:
         UserError: What is passed cannot be guarded.
@@ -65,32 +66,29 @@ class Guard:
         scaler: Any = None,
         scheduler: Any = None,
         ema: Any = None,
-        policy: Policy | None = None,
-        observe_only: bool = False,
-        hold_scheduler: bool = True,
-        safe_optimizers: bool = False,
-        on_decision: Callback | None = None,
+        **options: Any,
     ) -> None:
-        self.models = _listed(model, nn.Module, "model")
-        self.optimizers = _listed(optimizer, Optimizer, "optimizer")
-        self.policy = policy or Policy()
+        self.models = listed(model, nn.Module, "model")
+        self.optimizers = listed(optimizer, Optimizer, "optimizer")
+        self.options = options_of(options)
         self.scaler = scaler
-        self.observe_only = observe_only
-        self.hold_scheduler = hold_scheduler
-        self.decisions: list[Decision] = []
-        self.counts: Counter[str] = Counter()
-        self._callback = on_decision
+        self.events = Events(
+            Path(self.options.log) if self.options.log is not None else None,
+            self.options.writer,
+            time.time,
+            observe_only=self.options.observe_only,
+        )
+        self.transactions: list[Transaction] = []
         self._wrapping = Wrapping()
         self._policy_states = [PolicyState() for _ in self.optimizers]
-        self._to_update: set[int] = set()
-        self._held: list[_Held] = []
-        self.transactions: list[Transaction] = []
+        self._held: list[Held] = []
+        self._snapshots: Snapshots | None = None
         if os.environ.get(OFF, "").lower() in ("off", "0"):
             logger.warning("The guard is switched off by %s.", OFF)
             return
         for each in self.models:
-            _refuse_unsupported(each)
-        self._attach(safe_optimizers, _as_list(scheduler), _as_list(ema))
+            refuse_unsupported(each)
+        self._attach(as_list(scheduler), as_list(ema))
 
     @property
     def steps(self) -> int:
@@ -99,30 +97,32 @@ class Guard:
 
     # Attaching
 
-    def _attach(self, safe: bool, schedulers: list[Any], emas: list[Any]) -> None:
+    def _attach(self, schedulers: list[Any], averages: list[Any]) -> None:
+        acts = not self.options.observe_only
         owned = owned_modules(self.models, self.optimizers)
         for optimizer, modules in zip(self.optimizers, owned, strict=True):
             transaction = Transaction(
-                optimizer, self.models, modules, self._judge, self._closed, acts=not self.observe_only, safe=safe
+                optimizer, self.models, modules, self._judge, self._closed, acts=acts, safe=self.options.safe_optimizers
             )
+            transaction.clipper = Clipper(self.options.clip) if self.options.clip and acts else None
+            transaction.micro = MicroBatches(modules) if self.options.drop_micro_batches and acts else None
             transaction.attach(modules, self._wrapping)
             self.transactions.append(transaction)
-        self.evaluation = Evaluation(self.models, self.transactions, acts=not self.observe_only)
+        self.evaluation = Evaluation(self.models, self.transactions, acts=acts)
         self.evaluation.attach(self._wrapping)
         if self.scaler is not None:
-            self._wrapping.override(self.scaler, step=self._scaler_step, update=self._scaler_update)
-        for scheduler in schedulers if self.hold_scheduler and not self.observe_only else ():
-            self._hold(scheduler, "step", _transactions_of(scheduler, self.transactions))
-        for ema in emas if not self.observe_only else ():
-            name = next((name for name in ("update_parameters", "update") if hasattr(type(ema), name)), None)
-            if name is None:
-                raise UserError(f"A {type(ema).__name__} has neither update_parameters nor update; leave it out.")
-            self._hold(ema, name, self.transactions)
-
-    def _hold(self, owner: Any, name: str, transactions: Sequence[Transaction]) -> None:
-        held = _Held(transactions)
-        self._held.append(held)
-        self._wrapping.override(owner, **{name: held})
+            HeldScaler(self.scaler, self.transactions, self._wrapping, acts=acts)
+        if acts and self.options.hold_scheduler:
+            self._held += [hold_scheduler(each, self.transactions, self._wrapping) for each in schedulers]
+        if acts:
+            self._held += [hold_average(each, self.transactions, self._wrapping) for each in averages]
+        if self.options.ring is not None:
+            others = [each for each in (self.scaler, *schedulers, *averages) if each is not None]
+            self._snapshots = Snapshots(self.options.ring, self.models, self.optimizers, others)
+            logger.info("The ring of snapshots will take %.1f MB.", self._snapshots.nbytes / 1e6)
+        findings = tuple(inspect(self.models, self.optimizers))
+        if findings:
+            self.events.tell(Decision(action=Action.LOG, step=0, findings=findings))
 
     def detach(self) -> None:
         """Take away every hook and override; the run goes on unguarded."""
@@ -166,19 +166,16 @@ class Guard:
             buffer=sight.buffer,
             were_sound=self.evaluation.were_sound,
         )
-        self._policy_states[at], decision = decide(self.policy, self._policy_states[at], seen)
+        self._policy_states[at], decision = decide(self.options.policy, self._policy_states[at], seen)
         if decision.action is Action.PROCEED:
             return decision
         return self._announced(decision)
 
     def _announced(self, decision: Decision) -> Decision:
-        if self._callback is not None:
-            decision = self._callback(decision) or decision
-        self.decisions.append(decision)
-        self.counts[decision.action.value] += 1
-        level = logging.INFO if decision.action is Action.LOG or decision.by_scaler else logging.WARNING
-        logger.log(level, "%s", told(decision, observe_only=self.observe_only))
-        if decision.action is Action.STOP and not self.observe_only:
+        if self.options.on_decision is not None:
+            decision = self.options.on_decision(decision) or decision
+        self.events.tell(decision)
+        if decision.action is Action.STOP and not self.options.observe_only:
             for transaction in self.transactions:
                 transaction.abandon()
             raise TrainingStoppedError(decision.explanation)
@@ -188,32 +185,45 @@ class Guard:
         self.evaluation.training_went_on()
         for held in self._held:
             held.note(transaction, happened)
+        sight = transaction.sight
+        self.events.plot(transaction.steps, norm=sight.gradient_norm, loss=sight.loss, happened=happened)
+        every = self.options.check_every
+        if transaction is self.transactions[0] and every and transaction.steps % every == 0:
+            self.check()
 
-    # What has no hooks
+    def check(self) -> Health:
+        """Look at weights, statistics and optimizer state; repair what can be, go back or stop where nothing can.
 
-    def _scaler_step(self, original: Callable[..., Any], optimizer: Optimizer, *arguments: Any, **keywords: Any) -> Any:
-        transaction = next((each for each in self.transactions if each.optimizer is optimizer), None)
-        if transaction is None:
-            self._to_update.add(id(optimizer))
-            return original(optimizer, *arguments, **keywords)
-        if transaction.refused is not None and not transaction.refused.by_scaler:
-            transaction.close(happened=False)
-            return None
-        self._to_update.add(id(optimizer))
-        transaction.stepped = False
-        result = original(optimizer, *arguments, **keywords)
-        if not transaction.stepped:  # the scaler refused, and no optimizer hook was called
-            if not self.observe_only:
-                transaction.buffers.restore()
-            transaction.close(happened=False)
-        return result
+        Raises:
+            TrainingStoppedError: Something is damaged that no repair and no snapshot can mend.
+        """
+        acts = not self.options.observe_only
+        health = check(self.models, self.optimizers, self.steps, acts=acts)
+        if health.findings and not health.left:
+            self._announced(Decision(action=Action.REPAIR, step=self.steps, findings=health.findings))
+        elif health.left:
+            self._go_back(health.left)
+        elif self._snapshots is not None and acts and self._snapshots.is_due(self.steps):
+            self._snapshots.take(self.steps)
+        return health
 
-    def _scaler_update(self, original: Callable[..., Any], new_scale: Any = None) -> Any:
-        """Update the scale, unless every step since the last time was refused here: those are no successes."""
-        stepped, self._to_update = self._to_update, set()
-        if new_scale is None and not stepped and self.scaler.is_enabled():
-            new_scale = self.scaler.get_scale()
-        return original(new_scale)
+    def _go_back(self, findings: tuple[Finding, ...]) -> None:
+        at = self.steps
+        if self.options.observe_only:
+            self._announced(Decision(action=Action.ROLL_BACK, step=at, findings=findings))
+            return
+        step = self._snapshots.go_back(at) if self._snapshots is not None else None
+        if step is None:
+            why = "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
+            places = ", ".join(each.place for each in findings[:MOST_SHOWN])
+            explanation = (
+                f"At step {at} {places} cannot be repaired, and {why}. Go on from the last healthy checkpoint."
+            )
+            self._announced(Decision(action=Action.STOP, step=at, findings=findings, explanation=explanation))
+            return
+        lost = f"went back to step {step}: {at - step} steps are lost"
+        logger.warning("%s", lost)
+        self._announced(Decision(action=Action.ROLL_BACK, step=at, findings=findings, explanation=lost))
 
     # Explicit mode
 
@@ -242,8 +252,10 @@ class Guard:
 
     def summary(self) -> str:
         """Say in a few lines what the guard did."""
-        done = ", ".join(f"{count} x {action}" for action, count in sorted(self.counts.items())) or "nothing to do"
-        origins = Counter(each.origin for each in self.decisions if each.origin).most_common(3)
+        done = (
+            ", ".join(f"{count} x {action}" for action, count in sorted(self.events.counts.items())) or "nothing to do"
+        )
+        origins = Counter(each.origin for each in self.events.decisions if each.origin).most_common(3)
         where = "".join(f"\n  {count} at {origin}" for origin, count in origins)
         return f"{self.steps} steps guarded: {done}{where}"
 
@@ -251,7 +263,7 @@ class Guard:
         """Return what the guard remembers, as plain values."""
         return {
             "steps": [transaction.steps for transaction in self.transactions],
-            "counts": dict(self.counts),
+            "counts": dict(self.events.counts),
             "policy": [asdict(state) for state in self._policy_states],
         }
 
@@ -267,7 +279,7 @@ class Guard:
             )
         for transaction, steps in zip(self.transactions, state["steps"], strict=True):
             transaction.steps = steps
-        self.counts = Counter(state["counts"])
+        self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
 
 
@@ -291,67 +303,3 @@ class Step:
     def refused(self) -> bool:
         """Whether the step, as far as it went, will not happen."""
         return any(each.refused is not None for each in self._guard.transactions)
-
-
-class _Held:
-    """Calls a scheduler's or an EMA's method, unless all that happened since its last call is one refused step.
-
-    A scheduler that steps once an epoch has seen many steps by then, and is never held.
-
-    Args:
-        transactions: Whose steps count.
-    """
-
-    def __init__(self, transactions: Sequence[Transaction]) -> None:
-        self._transactions = transactions
-        self._since: list[tuple[Transaction, bool]] = []
-
-    def note(self, transaction: Transaction, happened: bool) -> None:
-        """Note the end of a step."""
-        if transaction in self._transactions:
-            self._since = [*self._since[-len(self._transactions) :], (transaction, happened)]
-
-    def __call__(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        since, self._since = self._since, []
-        once_each = len({id(transaction) for transaction, _ in since}) == len(since) > 0
-        if once_each and not any(happened for _, happened in since):
-            return None
-        return original(*arguments, **keywords)
-
-
-def told(decision: Decision, *, observe_only: bool = False) -> str:
-    """Say a decision in one line."""
-    verb = f"would {decision.action.value}" if observe_only else decision.action.value
-    why = "; ".join(f"{each.code.value} {each.detail or each.message}" for each in decision.findings)
-    return f"step {decision.step}: {verb}{' (by the GradScaler)' if decision.by_scaler else ''}: {why}"
-
-
-def _listed(given: Any, kind: type, what: str) -> list[Any]:
-    found = _as_list(given)
-    if not found or not all(isinstance(each, kind) for each in found):
-        names = ", ".join(type(each).__name__ for each in found) or "nothing"
-        raise UserError(f"Got {names} as {what}. Pass a {kind.__module__}.{kind.__name__}, or a list of them.")
-    return found
-
-
-def _as_list(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def _refuse_unsupported(model: nn.Module) -> None:
-    names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
-    found = next((name for name in _UNSUPPORTED if name in names), None)
-    if found is not None:
-        raise UserError(f"The guard does not support {found} yet: its parameters are not where a step could be undone.")
-    if getattr(model, "_compiled_call_impl", None) is not None:
-        raise UserError(
-            "This module was compiled in place (module.compile()), so hooks added now would never be called. "
-            "Make the guard first, or pass the wrapper that torch.compile(module) returns."
-        )
-
-
-def _transactions_of(scheduler: Any, transactions: Sequence[Transaction]) -> list[Transaction]:
-    optimizer = getattr(scheduler, "optimizer", None)
-    return [each for each in transactions if each.optimizer is optimizer] or list(transactions)

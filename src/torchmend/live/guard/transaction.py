@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchmend.live.guard.buffers import BufferStore
+from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Decision
+from torchmend.live.guard.micro import MicroBatches
 from torchmend.live.guard.ownership import Named, names_of, parameters_of
 from torchmend.live.guard.sensors import Sight, look
 from torchmend.live.guard.skipping import Standstill, drop_gradients, empty_gradients, is_skipped_by_empty_gradients
@@ -47,6 +49,9 @@ class Transaction:
         self.optimizer = optimizer
         self.buffers = BufferStore(modules)
         self.loss: Tensor | None = None
+        self.sight = Sight()
+        self.clipper: Clipper | None = None
+        self.micro: MicroBatches | None = None
         self.refused: Decision | None = None
         self.steps = 0
         self.is_open = False
@@ -68,6 +73,8 @@ class Transaction:
         if not self.is_open:
             self.is_open = True
             self.buffers.save()
+            if self.micro is not None:
+                self.micro.begin()
 
     def attach(self, modules: Sequence[Named], wrapping: Wrapping) -> None:
         """Hook the modules that write buffers, the parameters' gradients, and the optimizer's step."""
@@ -94,7 +101,7 @@ class Transaction:
     def end_of_backward(self) -> None:
         """Judge what backward left, and undo it if it must not count."""
         self._queued = False
-        if self.refused is not None and (self._in_step or not self._is_new_window()):
+        if self.micro is None and self.refused is not None and (self._in_step or not self._is_new_window()):
             self._undo(self.refused)
             return
         self.refused = None
@@ -105,8 +112,16 @@ class Transaction:
             if parameter.grad is not None
         }
         loss, self.loss = self.loss, None
-        decision = self._judge(self, look(gradients, self.buffers.watched(), loss))
-        if not decision.happens and self._acts:
+        self.sight = look(gradients, self.buffers.watched(), loss)
+        decision = self._judge(self, self.sight)
+        parameters = parameters_of(self.optimizer)
+        if decision.happens or not self._acts:
+            if self.micro is not None:
+                self.micro.keep(parameters)
+        elif self.micro is not None and not decision.by_scaler:
+            self.micro.drop(parameters)
+            self.refused = decision if self.micro.good == 0 else None
+        else:
             self.refused = decision
             self._undo(decision)
 
@@ -142,6 +157,17 @@ class Transaction:
             else:
                 self._standstill = Standstill(self.optimizer)
                 empty_gradients(parameters_of(self.optimizer))
+        else:
+            if self.micro is not None:
+                self.micro.renormalise(parameters_of(self.optimizer))
+            if self.clipper is not None:
+                self._clip(self.clipper)
+
+    def _clip(self, clipper: Clipper) -> None:
+        """Clip to a norm that is that of the gradients now: a scaler, or the loop, may have changed them since."""
+        gradients = [each.grad for each in parameters_of(self.optimizer) if each.grad is not None]
+        if gradients:
+            clipper.apply(gradients, float(torch.nn.utils.get_total_norm(gradients)))
 
     def _after_step(self, *_: Any) -> None:
         if self.refused is not None and self._standstill is not None:

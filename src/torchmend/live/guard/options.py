@@ -1,0 +1,90 @@
+"""What a guard is given: options checked by name, models and optimizers that it can guard."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from torchmend.facts.errors import UserError
+from torchmend.live.guard.clipping import Clip
+from torchmend.live.guard.decisions import Decision
+from torchmend.live.guard.policy import Policy
+from torchmend.live.guard.ring import Ring
+
+_UNSUPPORTED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine")
+
+Callback = Callable[[Decision], Decision | None]
+"""Told every decision but PROCEED; what it returns, if anything, is done instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardOptions:
+    """What a guard does besides refusing steps.
+
+    Args:
+        policy: How to decide.
+        clip: A limit on gradients, applied after the verdict; None leaves clipping to the loop.
+        ring: How snapshots to go back to are kept; None keeps none, and weights that are damaged stop the run.
+        check_every: Steps between two checks of weights, statistics and optimizer state; 0 never checks.
+        observe_only: Decide and report, and change nothing.
+        hold_scheduler: Whether a scheduler that steps with the optimizer stays where it is when a step is refused.
+        drop_micro_batches: Whether, under gradient accumulation, one bad micro-batch is dropped alone and the others
+            count for it; costs a copy of the gradients. The loss must be a mean over as many micro-batches as there are.
+        safe_optimizers: Whether optimizers that are not torch's own do nothing at all without gradients; else they are
+            put back after a refused step.
+        on_decision: Told every decision but to proceed; may return another.
+        log: A file that gets a line of JSON for each decision; appended to.
+        writer: A TensorBoard `SummaryWriter`.
+    """
+
+    policy: Policy = Policy()
+    clip: Clip | None = None
+    ring: Ring | None = None
+    check_every: int = 100
+    observe_only: bool = False
+    hold_scheduler: bool = True
+    drop_micro_batches: bool = False
+    safe_optimizers: bool = False
+    on_decision: Callback | None = None
+    log: str | os.PathLike[str] | None = None
+    writer: Any = None
+
+
+def options_of(given: dict[str, Any]) -> GuardOptions:
+    """Make options from keywords; raise UserError for one that there is not, with those that there are."""
+    legal = [each.name for each in fields(GuardOptions)]
+    unknown = [name for name in given if name not in legal]
+    if unknown:
+        raise UserError(f"A guard has no option {unknown[0]!r}. The options are {', '.join(legal)}.")
+    return GuardOptions(**given)
+
+
+def listed(given: Any, kind: type, what: str) -> list[Any]:
+    """Return one object or several as a list; raise UserError if one is of another kind."""
+    found = as_list(given)
+    if not found or not all(isinstance(each, kind) for each in found):
+        names = ", ".join(type(each).__name__ for each in found) or "nothing"
+        raise UserError(f"Got {names} as {what}. Pass a {kind.__module__}.{kind.__name__}, or a list of them.")
+    return found
+
+
+def as_list(given: Any) -> list[Any]:
+    """Return one object or several as a list; none as an empty one."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Raise UserError for a model that hooks would not see, or whose step could not be undone."""
+    names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    found = next((name for name in _UNSUPPORTED if name in names), None)
+    if found is not None:
+        raise UserError(f"The guard does not support {found} yet: its parameters are not where a step could be undone.")
+    if getattr(model, "_compiled_call_impl", None) is not None:
+        raise UserError(
+            "This module was compiled in place (module.compile()), so hooks added now would never be called. "
+            "Make the guard first, or pass the wrapper that torch.compile(module) returns."
+        )

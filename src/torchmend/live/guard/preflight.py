@@ -1,0 +1,56 @@
+"""Before the first step: what in a model and its optimizer will go wrong later."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+
+from torchmend.facts.codes import Code, Severity
+from torchmend.facts.findings import Finding
+from torchmend.live.diagnosing import diagnose_live
+from torchmend.rules.evidence import finding
+
+MOST_MOMENTUM = 0.5
+"""Above this running statistics are little more than those of the last batch."""
+
+
+def inspect(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> Iterator[Finding]:
+    """Find what is wrong or risky before a training begins.
+
+    Args:
+        models: Whose state and layers are looked at.
+        optimizers: Whose settings are.
+    """
+    for model in models:
+        yield from (each for each in diagnose_live(model).findings if each.severity >= Severity.WARNING)
+        for name, module in model.named_modules():
+            if isinstance(module, _NormBase) and module.track_running_stats:
+                yield from _of_norm(name, module)
+    for optimizer in optimizers:
+        yield from _of_optimizer(optimizer)
+
+
+def _of_norm(name: str, module: _NormBase) -> Iterator[Finding]:
+    if module.momentum is not None and module.momentum > MOST_MOMENTUM:
+        yield _risky(f"{name}: a momentum of {module.momentum:g} makes running statistics those of the last batch")
+    mean = module.running_mean
+    if mean is not None and mean.dtype in (torch.float16, torch.bfloat16):
+        yield _risky(f"{name}: running statistics in {str(mean.dtype).removeprefix('torch.')} overflow or stand still")
+    if module.affine and module.training and not module.weight.requires_grad:
+        yield _risky(f"{name}: its weights are frozen, and its statistics go on changing; put it into eval mode")
+
+
+def _of_optimizer(optimizer: Optimizer) -> Iterator[Finding]:
+    for group in optimizer.param_groups:
+        eps = group.get("eps")
+        kinds = {parameter.dtype for parameter in group["params"] if parameter.is_floating_point()}
+        for kind in sorted(kinds, key=str):
+            if isinstance(eps, float) and 0 < eps < torch.finfo(kind).tiny and torch.finfo(kind).bits < 32:
+                short = str(kind).removeprefix("torch.")
+                yield _risky(f"eps {eps:g} is zero in {short}: a moment of zero divides by it; use 1e-4 or more")
+
+
+def _risky(detail: str) -> Finding:
+    return finding(Code.RISKY_SETUP, Severity.WARNING, detail=detail)

@@ -1,0 +1,157 @@
+"""Snapshots of a run to go back to, taken when it was seen to be healthy."""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchmend.facts.errors import UserError
+
+_Tensors = list[tuple[Tensor, Tensor]]
+"""Live tensors, each with the elements that it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ring:
+    """How snapshots are kept.
+
+    Args:
+        every: Steps between two.
+        keep: How many; the oldest makes room.
+        lag: Going back takes the newest that is at least so many steps old: slow divergence shows late.
+        device: Where they lie: "cpu" spares the accelerator's memory; None leaves them beside the model.
+        retries: So many returns to the same snapshot stop the run.
+    """
+
+    every: int = 200
+    keep: int = 2
+    lag: int = 0
+    device: str | None = "cpu"
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        """Raise UserError for values without a meaning."""
+        for name, least in (("every", 1), ("keep", 1), ("lag", 0), ("retries", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    step: int
+    tensors: _Tensors
+    optimizers: list[dict[str, Any]]
+    others: list[dict[str, Any]]
+    random: dict[str, Any]
+    used: int = 0
+
+
+class Snapshots:
+    """The snapshots of a run.
+
+    Args:
+        ring: How they are kept.
+        models: Whose parameters and buffers.
+        optimizers: Whose state.
+        others: Schedulers, scalers, averages: anything with a state dict.
+    """
+
+    def __init__(
+        self, ring: Ring, models: Sequence[nn.Module], optimizers: Sequence[Optimizer], others: Sequence[Any]
+    ) -> None:
+        self._ring = ring
+        self._models, self._optimizers, self._others = models, optimizers, others
+        self._kept: deque[_Snapshot] = deque(maxlen=ring.keep)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all snapshots will take, optimizer state counted as if there were two moments."""
+        parameters = sum(p.nbytes for model in self._models for p in model.parameters())
+        buffers = sum(b.nbytes for model in self._models for b in model.buffers())
+        return self._ring.keep * (3 * parameters + buffers)
+
+    def is_due(self, step: int) -> bool:
+        """Return whether so many steps have gone by since the last one."""
+        return not self._kept or step - self._kept[-1].step >= self._ring.every
+
+    @torch.no_grad()
+    def take(self, step: int) -> None:
+        """Keep the run as it is now; the caller has seen that it is healthy."""
+        live = [tensor for model in self._models for tensor in (*model.parameters(), *model.buffers())]
+        self._kept.append(
+            _Snapshot(
+                step=step,
+                tensors=[(tensor, self._copy(tensor)) for tensor in live],
+                optimizers=[self._copied(optimizer.state) for optimizer in self._optimizers],
+                others=[self._copied(each.state_dict()) for each in self._others],
+                random=_random_state(),
+            )
+        )
+
+    @torch.no_grad()
+    def go_back(self, step: int) -> int | None:
+        """Put the run back to the newest snapshot that is old enough.
+
+        Returns:
+            The step of that snapshot; None if there is none, or it was gone back to too often.
+        """
+        usable = [each for each in self._kept if each.step <= step - self._ring.lag]
+        if not usable or usable[-1].used >= self._ring.retries:
+            return None
+        snapshot = usable[-1]
+        snapshot.used += 1
+        while self._kept[-1] is not snapshot:  # what is newer may hold what went wrong
+            self._kept.pop()
+        for live, kept in snapshot.tensors:
+            live.data.copy_(kept)
+        for optimizer, state in zip(self._optimizers, snapshot.optimizers, strict=True):
+            _restore_state(optimizer, state)
+        for each, state in zip(self._others, snapshot.others, strict=True):
+            each.load_state_dict(state)
+        _set_random_state(snapshot.random)
+        return snapshot.step
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        device = self._ring.device or tensor.device
+        return tensor.detach().to(device, copy=True)
+
+    def _copied(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._copy(value)
+        if isinstance(value, dict):
+            return {key: self._copied(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._copied(each) for each in value)
+        return value
+
+
+def _restore_state(optimizer: Optimizer, kept: dict[Any, Any]) -> None:
+    """Write an optimizer's state in place: `load_state_dict` would cast moments to the parameters' type."""
+    for parameter in [each for each in optimizer.state if each not in kept]:
+        del optimizer.state[parameter]
+    for parameter, fields in kept.items():
+        state = optimizer.state[parameter]
+        for name, value in fields.items():
+            if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
+                state[name].data.copy_(value)
+            else:
+                state[name] = value.clone() if isinstance(value, Tensor) else value
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
