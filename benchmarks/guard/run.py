@@ -42,7 +42,14 @@ class Block(nn.Module):
 
 
 def resnet() -> tuple[nn.Module, Tensor, Tensor]:
-    blocks = [Block(16, 16, 1), Block(16, 16, 1), Block(16, 32, 2), Block(32, 32, 1), Block(32, 64, 2), Block(64, 64, 1)]
+    blocks = [
+        Block(16, 16, 1),
+        Block(16, 16, 1),
+        Block(16, 32, 2),
+        Block(32, 32, 1),
+        Block(32, 64, 2),
+        Block(64, 64, 1),
+    ]
     stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
     model = nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     return model, torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
@@ -151,14 +158,14 @@ def page(results: dict, rounds: int) -> str:
 
     python benchmarks/guard/run.py
 
-Eager mode, CPU, {machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}; paired steps in one process, medians of
+Eager mode, CPU, {machine["threads"]} threads, Python {machine["python"]}, torch {machine["torch"]}; paired steps in one process, medians of
 {rounds} rounds (ten times as many for the perceptron), AdamW, the guard's defaults.
 
 | network | plain, ms | guarded, ms | ratio | added, microseconds | ratio with the loss observed |
 |---|---|---|---|---|---|
 {rows}
 
-All 53 BatchNorm layers of a ResNet-50: looked at in {check['look at all']:.3f} ms, copied in {check['keep a copy']:.3f} ms.
+All 53 BatchNorm layers of a ResNet-50: looked at in {check["look at all"]:.3f} ms, copied in {check["keep a copy"]:.3f} ms.
 
 The networks: a ResNet for pictures of 32 x 32 (batch 32), a decoder of 4 layers and 128 channels (8 x 64 tokens), a perceptron with
 one BatchNorm layer (batch 64).

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from live.guard.training import batch, kept, net, same, train
 
+from live.guard.training import batch, kept, net, same, train
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.guard import Guard
 from torchmend.live.inject import inject
@@ -56,7 +56,11 @@ def test_nothing_is_planted_after_it_was_removed_or_in_evaluation():
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [(("zero",), "none of nan, inf, large"), (("nan", "loss"), "none of input, output"), (("nan", "buffer"), "no floating")],
+    [
+        (("zero",), "none of nan, inf, large"),
+        (("nan", "loss"), "none of input, output"),
+        (("nan", "buffer"), "no floating"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(arguments, match):
     with pytest.raises(UserError, match=match):

@@ -47,7 +47,7 @@ class Injection:
         self._handles: list[Any] = [module.register_forward_pre_hook(self._before)]
         self._handles.append(module.register_forward_hook(self._after))
         if where is Where.GRADIENT:
-            self._handles.append(_first_parameter(module).register_hook(self._on_gradient))
+            self._handles.append(_first_parameter(module).register_hook(self._on_gradient))  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +78,7 @@ class Injection:
         if not module.training or not self._is_due:
             return None
         if self._where is Where.BUFFER:
-            self._plant(_first_buffer(module))
+            self._plant(_first_buffer(module).data)
         return self._with_fault(output) if self._where is Where.OUTPUT else None
 
     def _on_gradient(self, gradient: Tensor) -> Tensor | None:

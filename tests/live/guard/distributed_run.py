@@ -1,6 +1,6 @@
 """Train under DistributedDataParallel with a bad batch on one rank only; print whether the ranks stayed together.
 
-    python distributed_run.py STORE
+python distributed_run.py STORE
 """
 
 import os

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from live.guard.training import batch, net, same
 from torch import nn
 from torch.nn import functional
 
+from live.guard.training import batch, net, same
 from torchmend.live.guard.guard import Guard
 
 STEPS = 30
@@ -53,7 +53,9 @@ def without_batchnorm(on):
 def gpt(on):
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
-    model = nn.ModuleDict({"embed": nn.Embedding(11, 16), "body": nn.TransformerEncoder(layer, 2), "out": nn.Linear(16, 11)})
+    model = nn.ModuleDict(
+        {"embed": nn.Embedding(11, 16), "body": nn.TransformerEncoder(layer, 2), "out": nn.Linear(16, 11)}
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 0.003)
     mask = nn.Transformer.generate_square_subsequent_mask(12)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from live.guard.training import batch, kept, net, same
 from torch.nn import functional
 
+from live.guard.training import batch, kept, net, same
 from strategies import quick
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.clipping import By, Clip, Clipper

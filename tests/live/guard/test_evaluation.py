@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from live.guard.training import batch, kept, net, same, train
 
+from live.guard.training import batch, kept, net, same, train
 from torchmend.live.guard.guard import Guard
 
 NAN = float("nan")

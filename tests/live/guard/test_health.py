@@ -1,12 +1,12 @@
-"""The periodic check repairs what can be, goes back where that helps, and stops with an explanation where nothing does."""
+"""The periodic check repairs what can be, goes back where that helps, and stops with an explanation elsewhere."""
 
 import json
 import logging
 
 import pytest
 import torch
-from live.guard.training import batch, kept, net, same, train
 
+from live.guard.training import batch, kept, net, same, train
 from torchmend.facts.errors import TrainingStoppedError, UserError
 from torchmend.live.guard.guard import Guard
 from torchmend.live.guard.ring import Ring
@@ -149,5 +149,5 @@ def test_the_summary_says_what_was_done_and_where():
 
 
 def test_an_unknown_option_names_those_that_there_are():
-    with pytest.raises(UserError, match="no option 'polcy'. The options are policy, clip"):
+    with pytest.raises(UserError, match=r"no option 'polcy'\. The options are policy, clip"):
         start(polcy=None)

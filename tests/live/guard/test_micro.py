@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from live.guard.training import OPTIMIZERS, batch, kept, net, same
 from torch.nn import functional
 
+from live.guard.training import OPTIMIZERS, batch, kept, net, same
 from torchmend.live.guard.guard import Guard
 
 NAN = float("nan")
-adam = next(kind for kind in OPTIMIZERS if kind.name == "AdamW-foreach")
+sgd = next(kind for kind in OPTIMIZERS if kind.name == "SGD-momentum")
 
 
 def window(model, optimizer, bad_at, parts=4):
@@ -22,7 +22,7 @@ def window(model, optimizer, bad_at, parts=4):
 @pytest.mark.parametrize("bad_at", [{0}, {1}, {3}, {0, 2}, {1, 2, 3}])
 def test_the_others_count_for_it(bad_at):
     guarded, plain = net(), net()
-    optimizers = [adam.make(list(each.parameters())) for each in (guarded, plain)]
+    optimizers = [sgd.make(list(each.parameters())) for each in (guarded, plain)]
     with Guard(guarded, optimizers[0], drop_micro_batches=True) as guard:
         window(guarded, optimizers[0], bad_at)
         assert guard.events.counts["refuse"] == len(bad_at)
@@ -39,7 +39,7 @@ def test_the_others_count_for_it(bad_at):
 
 def test_a_window_of_bad_ones_is_refused_whole():
     model = net()
-    optimizer = adam.make(list(model.parameters()))
+    optimizer = sgd.make(list(model.parameters()))
     with Guard(model, optimizer, drop_micro_batches=True):
         state = kept(model, optimizer)
         window(model, optimizer, {0, 1, 2, 3})
@@ -50,7 +50,7 @@ def test_a_window_of_bad_ones_is_refused_whole():
 
 def test_a_window_of_good_ones_is_not_touched():
     models = [net(), net()]
-    optimizers = [adam.make(list(each.parameters())) for each in models]
+    optimizers = [sgd.make(list(each.parameters())) for each in models]
     with Guard(models[0], optimizers[0], drop_micro_batches=True):
         window(models[0], optimizers[0], set())
     window(models[1], optimizers[1], set())

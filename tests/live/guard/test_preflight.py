@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from live.guard.training import net
 from torch import nn
 
+from live.guard.training import net
 from torchmend.facts.codes import Code
 from torchmend.live.guard.preflight import inspect
 
@@ -57,7 +57,9 @@ def test_a_frozen_layer_that_still_learns_statistics_is_risky():
     assert details(model) == []
 
 
-@pytest.mark.parametrize(("kind", "eps", "risky"), [("half", 1e-8, True), ("half", 1e-3, False), ("float", 1e-8, False)])
+@pytest.mark.parametrize(
+    ("kind", "eps", "risky"), [("half", 1e-8, True), ("half", 1e-3, False), ("float", 1e-8, False)]
+)
 def test_an_epsilon_that_is_zero_in_the_parameters_type_is_risky(kind, eps, risky):
     model = getattr(nn.Linear(3, 2), kind)()
     found = details(model, torch.optim.Adam(model.parameters(), eps=eps))

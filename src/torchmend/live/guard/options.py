@@ -31,7 +31,7 @@ class GuardOptions:
         observe_only: Decide and report, and change nothing.
         hold_scheduler: Whether a scheduler that steps with the optimizer stays where it is when a step is refused.
         drop_micro_batches: Whether, under gradient accumulation, one bad micro-batch is dropped alone and the others
-            count for it; costs a copy of the gradients. The loss must be a mean over as many micro-batches as there are.
+            count for it; costs a copy of the gradients. The loss of each must be divided by how many there are.
         safe_optimizers: Whether optimizers that are not torch's own do nothing at all without gradients; else they are
             put back after a refused step.
         on_decision: Told every decision but to proceed; may return another.
