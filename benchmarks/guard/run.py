@@ -2,8 +2,8 @@
 
     python benchmarks/guard/run.py [--rounds 40]
 
-Writes `results.json` and `README.md` beside this file. A round times one step of each contestant, one after the other, on
-models that are equal; the figure is the median over the rounds, and the ratio that of the medians.
+Writes `results.json` and `README.md` beside this file. A round times one step of each contestant, one after the other,
+on models that are equal; the figure is the median over the rounds, and the ratio that of the medians.
 """
 
 import argparse
@@ -154,21 +154,23 @@ def page(results: dict, rounds: int) -> str:
         if isinstance(r, dict) and "plain" in r
     )
     check = results["statistics of a ResNet-50"]
+    where = f"{machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}"
     return f"""# What the guard costs
 
     python benchmarks/guard/run.py
 
-Eager mode, CPU, {machine["threads"]} threads, Python {machine["python"]}, torch {machine["torch"]}; paired steps in one process, medians of
-{rounds} rounds (ten times as many for the perceptron), AdamW, the guard's defaults.
+Eager mode, CPU, {where};
+paired steps in one process, medians of {rounds} rounds (ten times as many for the perceptron), AdamW, the guard's defaults.
 
 | network | plain, ms | guarded, ms | ratio | added, microseconds | ratio with the loss observed |
 |---|---|---|---|---|---|
 {rows}
 
-All 53 BatchNorm layers of a ResNet-50: looked at in {check["look at all"]:.3f} ms, copied in {check["keep a copy"]:.3f} ms.
+All 53 BatchNorm layers of a ResNet-50: looked at in {check["look at all"]:.3f} ms, copied in
+{check["keep a copy"]:.3f} ms.
 
-The networks: a ResNet for pictures of 32 x 32 (batch 32), a decoder of 4 layers and 128 channels (8 x 64 tokens), a perceptron with
-one BatchNorm layer (batch 64).
+The networks: a ResNet for pictures of 32 x 32 (batch 32), a decoder of 4 layers and 128 channels (8 x 64 tokens), a
+perceptron with one BatchNorm layer (batch 64).
 """
 
 

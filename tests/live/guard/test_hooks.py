@@ -180,13 +180,21 @@ def test_a_sparse_gradient_is_looked_at():
         assert same(kept(model), state)
 
 
-def test_a_wrapper_that_is_compiled_is_guarded():
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("called_before", [False, True])
+def test_a_wrapper_that_is_compiled_is_guarded(fullgraph, called_before):
     model = net()
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend="eager", fullgraph=fullgraph)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with Guard(compiled, optimizer):
+    if called_before:
+        train(compiled, optimizer, *batch(0))
+    with Guard(compiled, optimizer) as guard:
         train(compiled, optimizer, *batch(0))
         assert refuses(model, optimizer, compiled)
+        assert guard.events.decisions[0].origin == "bn.running_mean"
+        model.bn.running_mean[0] = NAN
+        compiled.eval()
+        assert compiled(batch(0)[0]).isfinite().all()
 
 
 def test_a_module_that_was_compiled_in_place_is_refused_aloud():

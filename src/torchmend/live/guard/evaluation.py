@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.live.diagnosing import diagnose_live
 from torchmend.live.guard.buffers import Slot
+from torchmend.live.guard.ownership import is_compiled, may_be_hooked, plain
 from torchmend.live.guard.sensors import look
 from torchmend.live.guard.wrapping import Hook, Wrapping
 from torchmend.live.repairing import repair_live
@@ -39,9 +40,10 @@ class Evaluation:
 
     def attach(self, wrapping: Wrapping) -> None:
         """Hook the layers that read statistics, and the loading of state into the models."""
+        hooked = may_be_hooked(self._models)
         for model in self._models:
             for module in model.modules():
-                if isinstance(module, _NormBase) and module.track_running_stats:
+                if module in hooked and (is_compiled(module) or _keeps_statistics(module)):
                     wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
             wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
@@ -71,7 +73,7 @@ class Evaluation:
         """
         self._is_due = False
         slots = [
-            Slot(f"{name}.{key}" if name else key, module, key)
+            Slot(plain(f"{name}.{key}" if name else key), module, key)
             for model in self._models
             for name, module in model.named_modules()
             if isinstance(module, _NormBase)
@@ -117,3 +119,7 @@ class Evaluation:
         for refusal in result.plan.refused:
             logger.warning("%s is damaged and cannot be repaired: %s", refusal.place, refusal.reason)
         self.were_sound = result.after is not None and result.after.healthy
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) and module.track_running_stats

@@ -8,6 +8,29 @@ from torch.optim import Optimizer
 Named = tuple[str, nn.Module]
 
 
+def plain(name: str) -> str:
+    """Return a module's or tensor's name without the wrappers that DDP and compile put around the model."""
+    return name.replace("_orig_mod.", "").removeprefix("module.").removeprefix("_orig_mod")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module is what `torch.compile` returned."""
+    return type(module).__name__ == "OptimizedModule"
+
+
+def may_be_hooked(models: Sequence[nn.Module]) -> set[nn.Module]:
+    """Return the modules on which hooks are called: a compiled graph holds none of those inside it."""
+    inside = {
+        inner
+        for model in models
+        for module in model.modules()
+        if is_compiled(module)
+        for inner in module.modules()
+        if inner is not module
+    }
+    return {module for model in models for module in model.modules()} - inside
+
+
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """Return an optimizer's parameters in the order of its groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -15,7 +38,9 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 def names_of(models: Sequence[nn.Module], optimizer: Optimizer) -> dict[Tensor, str]:
     """Name an optimizer's parameters as their models do; those of no model by their number."""
-    known: dict[Tensor, str] = {parameter: name for model in models for name, parameter in model.named_parameters()}
+    known: dict[Tensor, str] = {
+        parameter: plain(name) for model in models for name, parameter in model.named_parameters()
+    }
     return {each: known.get(each, f"parameter {at}") for at, each in enumerate(parameters_of(optimizer))}
 
 
@@ -35,7 +60,7 @@ def owned_modules(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) 
         for name, module in modules.items():
             if id(module) not in seen:
                 seen.add(id(module))
-                owned[_elected(name, votes)].append((name, module))
+                owned[_elected(name, votes)].append((plain(name), module))
     return owned
 
 

@@ -11,7 +11,7 @@ from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Decision
 from torchmend.live.guard.micro import MicroBatches
-from torchmend.live.guard.ownership import Named, names_of, parameters_of
+from torchmend.live.guard.ownership import Named, is_compiled, may_be_hooked, names_of, parameters_of
 from torchmend.live.guard.sensors import Sight, look
 from torchmend.live.guard.skipping import Standstill, drop_gradients, empty_gradients, is_skipped_by_empty_gradients
 from torchmend.live.guard.wrapping import Hook, Wrapping
@@ -78,8 +78,11 @@ class Transaction:
 
     def attach(self, modules: Sequence[Named], wrapping: Wrapping) -> None:
         """Hook the modules that write buffers, the parameters' gradients, and the optimizer's step."""
+        hooked = may_be_hooked(self._models)
         for _, module in modules:
-            if module._buffers or type(module).get_extra_state is not nn.Module.get_extra_state:
+            if module not in hooked:
+                continue
+            if module._buffers or is_compiled(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
                 wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
         parameters = [each for each in parameters_of(self.optimizer) if each.requires_grad]
         if parameters:
