@@ -160,7 +160,8 @@ def page(results: dict, rounds: int) -> str:
     python benchmarks/guard/run.py
 
 Eager mode, CPU, {where};
-paired steps in one process, medians of {rounds} rounds (ten times as many for the perceptron), AdamW, the guard's defaults.
+paired steps in one process, medians of {rounds} rounds (ten times as many for the perceptron), AdamW, the defaults of
+the guard.
 
 | network | plain, ms | guarded, ms | ratio | added, microseconds | ratio with the loss observed |
 |---|---|---|---|---|---|

@@ -61,10 +61,19 @@ class Transaction:
         self._closed = closed
         self._acts = acts
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
+        self._named: dict[Tensor, str] = {}
         self._sentinel: Tensor | None = None
         self._queued = False
         self._in_step = False
         self._standstill: Standstill | None = None
+
+    @property
+    def _names(self) -> dict[Tensor, str]:
+        """The optimizer's parameters with their names; looked up again when there are more of them."""
+        count = sum(len(group["params"]) for group in self.optimizer.param_groups)
+        if len(self._named) != count:
+            self._named = names_of(self._models, self.optimizer)
+        return self._named
 
     # From the forward pass to the end of backward
 
@@ -109,11 +118,7 @@ class Transaction:
             return
         self.refused = None
         self.begin()
-        gradients = {
-            name: parameter.grad
-            for parameter, name in names_of(self._models, self.optimizer).items()
-            if parameter.grad is not None
-        }
+        gradients = {name: each.grad for each, name in self._names.items() if each.grad is not None}
         loss, self.loss = self.loss, None
         self.sight = look(gradients, self.buffers.watched(), loss)
         decision = self._judge(self, self.sight)
