@@ -79,6 +79,7 @@ class Guard:
             observe_only=self.options.observe_only,
         )
         self.transactions: list[Transaction] = []
+        self.evaluation = Evaluation(self.models, self.transactions, acts=not self.options.observe_only)
         self._wrapping = Wrapping()
         self._policy_states = [PolicyState() for _ in self.optimizers]
         self._held: list[Held] = []
@@ -108,7 +109,6 @@ class Guard:
             transaction.micro = MicroBatches(modules) if self.options.drop_micro_batches and acts else None
             transaction.attach(modules, self._wrapping)
             self.transactions.append(transaction)
-        self.evaluation = Evaluation(self.models, self.transactions, acts=acts)
         self.evaluation.attach(self._wrapping)
         if self.scaler is not None:
             HeldScaler(self.scaler, self.transactions, self._wrapping, acts=acts)
@@ -208,22 +208,22 @@ class Guard:
         return health
 
     def _go_back(self, findings: tuple[Finding, ...]) -> None:
-        at = self.steps
-        if self.options.observe_only:
-            self._announced(Decision(action=Action.ROLL_BACK, step=at, findings=findings))
-            return
-        step = self._snapshots.go_back(at) if self._snapshots is not None else None
-        if step is None:
-            why = "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
-            places = ", ".join(each.place for each in findings[:MOST_SHOWN])
-            explanation = (
-                f"At step {at} {places} cannot be repaired, and {why}. Go on from the last healthy checkpoint."
+        """Go back to a snapshot, or stop where there is none."""
+        at, acts = self.steps, not self.options.observe_only
+        back = self._snapshots.newest(at) if self._snapshots is not None else None
+        if back is None:
+            kept = (
+                "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
             )
-            self._announced(Decision(action=Action.STOP, step=at, findings=findings, explanation=explanation))
+            places = ", ".join(each.place for each in findings[:MOST_SHOWN])
+            why = f"At step {at} {places} cannot be repaired, and {kept}. Go on from a healthy checkpoint."
+            self._announced(Decision(action=Action.STOP, step=at, findings=findings, explanation=why))
             return
-        lost = f"went back to step {step}: {at - step} steps are lost"
-        logger.warning("%s", lost)
-        self._announced(Decision(action=Action.ROLL_BACK, step=at, findings=findings, explanation=lost))
+        lost = f"went back to step {back}: {at - back} steps are lost"
+        decision = Decision(action=Action.ROLL_BACK, step=at, findings=findings, explanation=lost)
+        if self._announced(decision).action is Action.ROLL_BACK and acts and self._snapshots is not None:
+            self._snapshots.go_back(at)
+            logger.warning("%s", lost)
 
     # Explicit mode
 

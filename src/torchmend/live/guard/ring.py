@@ -94,17 +94,20 @@ class Snapshots:
             )
         )
 
-    @torch.no_grad()
-    def go_back(self, step: int) -> int | None:
-        """Put the run back to the newest snapshot that is old enough.
+    def newest(self, step: int) -> int | None:
+        """Return the step of the newest snapshot that is old enough; None if there is none that may be used again."""
+        snapshot = self._usable(step)
+        return None if snapshot is None else snapshot.step
 
-        Returns:
-            The step of that snapshot; None if there is none, or it was gone back to too often.
-        """
+    def _usable(self, step: int) -> _Snapshot | None:
         usable = [each for each in self._kept if each.step <= step - self._ring.lag]
-        if not usable or usable[-1].used >= self._ring.retries:
-            return None
-        snapshot = usable[-1]
+        return usable[-1] if usable and usable[-1].used < self._ring.retries else None
+
+    @torch.no_grad()
+    def go_back(self, step: int) -> None:
+        """Put the run back to the newest snapshot that is old enough; those that are newer are dropped."""
+        snapshot = self._usable(step)
+        assert snapshot is not None, "there is a snapshot only if `newest` says so"
         snapshot.used += 1
         while self._kept[-1] is not snapshot:  # what is newer may hold what went wrong
             self._kept.pop()
@@ -115,7 +118,6 @@ class Snapshots:
         for each, state in zip(self._others, snapshot.others, strict=True):
             each.load_state_dict(state)
         _set_random_state(snapshot.random)
-        return snapshot.step
 
     def _copy(self, tensor: Tensor) -> Tensor:
         device = self._ring.device or tensor.device

@@ -189,10 +189,10 @@ class Transaction:
         if self.refused is not None:
             drop_gradients(parameters_of(self.optimizer))
         self.steps += 1
-        self._closed(self, happened)
         self.refused = None
         self._sentinel = None
         self.is_open = False
+        self._closed(self, happened)
 
     def abandon(self) -> None:
         """Undo what the forward pass wrote in a step that will not come to its end."""
