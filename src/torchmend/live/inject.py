@@ -85,10 +85,10 @@ class Injection:
         return self._with_fault(gradient) if self._is_due else None
 
     def _with_fault(self, tensor: Tensor) -> Tensor:
-        mask = torch.zeros_like(tensor, dtype=torch.bool)
-        mask.view(-1)[0] = True
+        fault = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+        fault.view(-1)[0] = self._value(tensor)
         self.planted += 1
-        return tensor.masked_fill(mask, self._value(tensor))
+        return tensor + fault  # a sum lets the fault through to the gradients, as a real one does
 
     def _plant(self, tensor: Tensor) -> None:
         tensor.view(-1)[0] = self._value(tensor)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from live.guard.training import OPTIMIZERS, batch, net
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from live.guard.training import OPTIMIZERS, batch, net
 from torchmend.live.guard.guard import Guard
 
 
