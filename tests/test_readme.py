@@ -20,6 +20,9 @@ COMMANDS = [
 ]
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 @pytest.fixture
 def in_a_run_folder(tmp_path, monkeypatch):
     """Give the files that the README names: a damaged run, a healthy best one."""
@@ -48,7 +51,17 @@ def test_a_command_of_the_readme_does_its_work(command):
 
 @pytest.mark.usefixtures("in_a_run_folder")
 def test_the_python_example_runs(capsys):
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(example[1], {"torchmend": torchmend})
+    (example,) = (each for each in EXAMPLES if "diagnose" in each)
+    exec(example, {"torchmend": torchmend})
     assert capsys.readouterr().out.splitlines()[0].startswith("TM102 b.running_var")
     assert Path("run_FIXED.pth").exists()
+
+
+def test_the_guard_s_example_guards():
+    (example,) = (each for each in EXAMPLES if "Guard" in each)
+    model = torch.nn.Linear(2, 1)
+    names = {"torchmend": torchmend, "model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1)}
+    exec(example, names)
+    model(torch.full((1, 2), float("nan"))).sum().backward()
+    names["optimizer"].step()
+    assert model.weight.isfinite().all()

@@ -143,7 +143,7 @@ def truncated(file: MappedFile, where: str) -> FileError:
     return FileError(
         Code.TRUNCATED,
         f"The file is cut off after {file.size:,} bytes, {where}.",
-        "The save or the download was interrupted; use an earlier checkpoint.",
+        "The save or the download was interrupted; use an earlier checkpoint. `torchmend salvage` saves what is whole.",
     )
 
 

@@ -90,7 +90,8 @@ def _truncated(what: str, file: MappedFile) -> FileError:
     return FileError(
         Code.TRUNCATED,
         f"The file is cut off: it announces {what} and has {file.size:,} bytes in all.",
-        "The save or the download was interrupted; save or fetch it again, or use an earlier checkpoint.",
+        "The save or the download was interrupted; save or fetch it again, or use an earlier checkpoint. "
+        "`torchmend salvage` saves what is whole.",
     )
 
 

@@ -88,7 +88,8 @@ def find_directory(file: Readable) -> tuple[int, int, int]:
         raise FileError(
             Code.TRUNCATED,
             f"The file is cut off: a zip archive of {file.size:,} bytes without the directory at its end.",
-            "The save was interrupted, by a full disk or a kill; use an earlier checkpoint.",
+            "The save was interrupted, by a full disk or a kill; use an earlier checkpoint. "
+            "`torchmend salvage` saves what is whole.",
         )
     _, _, _, _, count, size, start, _ = END.unpack_from(tail, at)
     locator_at = tail_start + at - END64_LOCATOR.size
