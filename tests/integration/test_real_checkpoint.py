@@ -37,7 +37,7 @@ def test_the_healthy_file_is_healthy():
 
 
 def test_every_damage_is_found(broken):
-    found = {(f.code.value, f.ref.name) for f in diagnose_file(broken).findings}
+    found = {(f.code.value, f.ref.name) for f in diagnose_file(broken).damaged}
     assert found == {
         ("TM101", "conv2_BN.running_mean"),
         ("TM102", "conv4_BN.running_var"),
