@@ -149,6 +149,22 @@ def test_unused_parameters_do_not_keep_the_verdict_away():
         assert refuses(model, optimizer, model)
 
 
+def test_a_backward_pass_that_fails_does_not_end_the_guarding(guarded):
+    model, optimizer, _ = guarded
+    state = kept(model, optimizer)
+
+    def fail(_):
+        raise RuntimeError("out of memory")
+
+    hidden = model.conv(batch(0)[0])
+    hidden.register_hook(fail)
+    loss = functional.cross_entropy(model.head(functional.relu(model.bn(hidden)).mean((2, 3))), batch(0)[1])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loss.backward()
+    train(model, optimizer, *batch(0, bad=NAN))
+    assert same(kept(model, optimizer), state)  # what the failed step wrote is undone with it
+
+
 def test_two_losses_with_a_retained_graph_are_one_step(guarded):
     model, optimizer, _ = guarded
     state = kept(model, optimizer)

@@ -100,6 +100,8 @@ class Transaction:
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
+        if torch._C._current_graph_task_id() == -1:  # not a forward pass that checkpointing repeats in backward
+            self._queued = False  # a backward pass that ended by an exception never announced its end
         if module.training:
             self.begin()
 
