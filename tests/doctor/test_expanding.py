@@ -13,6 +13,7 @@ from strategies import quick
 from torchmend.doctor.expanding import expand
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.doctor.undoing import unfix_file
+from torchmend.facts.errors import UserError
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.zips import DEFLATED, STORED, read_members
 
@@ -105,6 +106,18 @@ def test_a_record_that_inflates_beyond_the_limit_is_said_to_be_unscanned(tmp_pat
     result = fix_file(path)
     assert not result.before.checked
     assert "not scanned: this file would inflate to more than 134,217,728 bytes" in result.before.findings[0].message
+
+
+def test_a_record_whose_descriptor_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
+    path = packed(tmp_path / "run.pth", saved(damaged()), streamed=True)
+    data = bytearray(path.read_bytes())
+    with MappedFile(path) as file:
+        member = next(each for each in read_members(file) if each.name.endswith("/data/1"))
+    data[member.start + member.nbytes + 8] ^= 1  # a size in what stands behind the record
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"what stands behind the compressed record .* does not fit it"):
+        fix_file(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["run.pth"]
 
 
 def test_members_that_stay_are_copied_as_they_are(tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from torchmend.facts.tensors import Role, TensorRef
-from torchmend.rules.roles import assign_roles, main_container, plain_name
+from torchmend.rules.roles import _is_master, _says_averaged, assign_roles, main_container, plain_name
 
 
 def ref(name: str, *shape: int, container: str = "", dtype: str = "float32") -> TensorRef:
@@ -498,3 +498,21 @@ def test_where_lightning_keeps_the_model_beside_the_average_the_state_dict_is_th
     assert {r.container: r.averaged for r in refs} == {"state_dict": True, "current_model_state": False}
     assert [r.param for r in refs if r.averaged] == [f"current_model_state.{name}" for name in state]
     assert main_container(refs) == "current_model_state"
+
+
+@pytest.mark.parametrize("container", ["ema", "x.model_ema.y", "SWA_model", "avg_model", "a.shadow"])
+def test_every_word_for_an_average_is_looked_for(container):
+    assert _says_averaged(container)
+
+
+@pytest.mark.parametrize(
+    "container", ["opt.fp32_master", "fp32_from_fp16_params.0", "fp32_from_float16_params", "master_params"]
+)
+def test_every_word_for_a_master_copy_is_looked_for(container):
+    assert _is_master(container)
+
+
+@pytest.mark.parametrize("container", ["", "schema", "model", "my_fp32_weights", "." * 1000])
+def test_other_containers_are_neither(container):
+    assert not _says_averaged(container)
+    assert not _is_master(container)

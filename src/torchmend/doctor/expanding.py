@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import BinaryIO
 
 from torchmend.doctor.splices import Splice
-from torchmend.facts.errors import RepairError
+from torchmend.facts.errors import UserError
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.zip_parts import central_entry, descriptor_length, end_records, stored_header
 from torchmend.formats.zips import END64_MAGIC, Member, find_directory, inflated_pieces, read_members
@@ -24,7 +24,7 @@ def expand(file: MappedFile, packed: Collection[str], target: BinaryIO) -> tuple
         Where the copy differs.
 
     Raises:
-        RepairError: What stands behind a record does not fit it.
+        UserError: What stands behind a record does not fit it.
     """
     members = read_members(file)
     headers: dict[int, int] = {}
@@ -54,7 +54,7 @@ def expand(file: MappedFile, packed: Collection[str], target: BinaryIO) -> tuple
 def _end_of(file: MappedFile, member: Member) -> int:
     length = descriptor_length(file, member)
     if length is None:
-        raise RepairError(
+        raise UserError(
             f"{file.path}: what stands behind the compressed record {member.name} does not fit it, so the record "
             "cannot be replaced. Unpack the archive, pack it again without compression, and repair that."
         )

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from torchmend.facts.dtypes import Kind
 from torchmend.facts.paths import LONGEST_COMPONENT
@@ -22,9 +23,12 @@ MISFITS = 10
 _UNMISTAKABLE = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
 _SCALER_KEYS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged)([._]|$)|(^|[._])(avg|average)_model([._]|$)")
+_AVERAGED_WORDS = ("ema", "swa", "shadow", "averaged", "avg_model", "average_model")
+"""One of them is in every text that the pattern fits; looking for words is faster, and names may be long."""
 _LIVE_BESIDE = "current_model_state"
 """Where Lightning's averaging callbacks keep the model's own state; `state_dict` then holds the averaged one."""
 _MASTER = re.compile(r"(^|[._])(fp32_master|master_params|fp32_from_(fp16|float16)_params)([._]|$)")
+_MASTER_WORDS = ("fp32_", "master_params")
 _OBSERVERS = {"min_val", "max_val", "min_vals", "max_vals"}
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "model_ema.", "ema.", "swa_model.", "averaged_model.",
              "shadow.", "avg_model.")  # fmt: skip
@@ -92,7 +96,7 @@ def _model_containers(containers: Mapping[str, list[TensorRef]], optimizers: Map
 def _with_role(ref: TensorRef, in_optimizer: bool, models: set[str], norms: set[tuple[str, str]]) -> TensorRef:
     if in_optimizer or ref.leaf in _UNMISTAKABLE:
         return replace(ref, role=_optimizer_role(ref))
-    if _MASTER.search(ref.container):
+    if _is_master(ref.container):
         return replace(ref, role=Role.BIAS if ref.leaf.endswith("bias") else Role.WEIGHT, master=True)
     if ref.container not in models:
         scaler = ref.leaf in _SCALER_KEYS and "scaler" in ref.container.lower()
@@ -125,8 +129,18 @@ def _model_role(ref: TensorRef, in_norm: bool) -> Role:
 
 
 def _is_averaged(ref: TensorRef) -> bool:
-    first_component = ref.name.split(".", 1)[0]
-    return any(_AVERAGED.search(text[:LONGEST_COMPONENT].lower()) for text in (ref.container, first_component))
+    return _says_averaged(ref.container) or _says_averaged(ref.name.split(".", 1)[0])
+
+
+@lru_cache(maxsize=256)
+def _says_averaged(text: str) -> bool:
+    lowered = text[:LONGEST_COMPONENT].lower()
+    return any(word in lowered for word in _AVERAGED_WORDS) and bool(_AVERAGED.search(lowered))
+
+
+@lru_cache(maxsize=256)
+def _is_master(container: str) -> bool:
+    return any(word in container for word in _MASTER_WORDS) and bool(_MASTER.search(container))
 
 
 # Which parameter a moment belongs to
