@@ -51,27 +51,20 @@ def look(gradients: Mapping[str, Tensor], buffers: Sequence[Slot], loss: Tensor 
         loss: A scalar, if it is known.
     """
     dense = [_dense(each) for each in gradients.values()]
-    norms = _norms(dense)
-    statistics = [tensor for slot in buffers if (tensor := slot.tensor) is not None]
     variances = [tensor for slot in buffers if slot.key == "running_var" and (tensor := slot.tensor) is not None]
-    home = (dense or statistics or [torch.zeros(())])[0].device
-    parts = [
-        torch.linalg.vector_norm(torch.stack([norm.to(home, torch.float32) for norm in norms]))
-        if norms
-        else _zero(home),
-        _joined(statistics, home).abs().max() if statistics else _zero(home),
-        _joined(variances, home).min() if variances else _zero(home),
-    ]
+    others = [tensor for slot in buffers if slot.key != "running_var" and (tensor := slot.tensor) is not None]
+    home = (dense or variances or others or [torch.zeros(())])[0].device
+    parts = [_total_norm(dense, home), *_extremes(variances, others, home)]
     if loss is not None:
-        parts.append(loss.detach().to(home, torch.float32).reshape(()))
-    norm, largest, lowest, *seen_loss = torch.stack(parts).tolist()
+        parts.append(_at_home(loss.detach(), home).reshape(()))
+    norm, lowest, least, most, *seen_loss = torch.stack(parts).tolist()
     finite = math.isfinite(norm)
     gradient = buffer = ""
     if not finite:
         gradient = _first_not_finite(gradients)
         finite = not gradient
         norm = norm if gradient else _wide_norm(dense)
-    sound, valid = math.isfinite(largest), not lowest < 0
+    sound, valid = math.isfinite(least) and math.isfinite(most), not lowest < 0
     if not (sound and valid):
         buffer = _first_bad(buffers)
         sound, valid = (sound, valid) if buffer else (True, True)  # float64 beyond float32's range
@@ -87,26 +80,40 @@ def look(gradients: Mapping[str, Tensor], buffers: Sequence[Slot], loss: Tensor 
 
 
 def _dense(gradient: Tensor) -> Tensor:
+    if type(gradient) is Tensor and gradient.layout is torch.strided and not gradient.is_complex():
+        return gradient
     values = gradient.coalesce().values() if gradient.is_sparse else gradient
     local = values.to_local() if hasattr(values, "to_local") else values
     return torch.view_as_real(local) if local.is_complex() else local
 
 
-def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _total_norm(tensors: Sequence[Tensor], home: torch.device) -> Tensor:
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel():
             groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    return [norm for group in groups.values() for norm in torch._foreach_norm(group)]
+    if not groups:
+        return torch.zeros((), device=home)
+    stacks = [_at_home(torch.stack(torch._foreach_norm(group)), home) for group in groups.values()]
+    total: Tensor = torch.linalg.vector_norm(stacks[0] if len(stacks) == 1 else torch.cat(stacks))
+    return total
 
 
-def _joined(tensors: Sequence[Tensor], home: torch.device) -> Tensor:
-    flat = [tensor.detach().reshape(-1).to(home, torch.float32) for tensor in tensors if tensor.numel()]
-    return torch.cat(flat) if flat else torch.zeros(1, device=home)
+def _extremes(variances: Sequence[Tensor], others: Sequence[Tensor], home: torch.device) -> tuple[Tensor, ...]:
+    """Return the smallest variance, and the smallest and the largest value of all; NaN where there is one."""
+    flat = [_at_home(tensor.detach().reshape(-1), home) for tensor in (*variances, *others) if tensor.numel()]
+    if not flat:
+        return (torch.zeros((), device=home),) * 3
+    joined = torch.cat(flat)
+    count = sum(tensor.numel() for tensor in variances)
+    lowest = joined[:count].min() if count else joined.new_zeros(())
+    return lowest, *torch.aminmax(joined)
 
 
-def _zero(home: torch.device) -> Tensor:
-    return torch.zeros((), device=home)
+def _at_home(tensor: Tensor, home: torch.device) -> Tensor:
+    if tensor.dtype is torch.float32 and tensor.device == home:
+        return tensor
+    return tensor.to(home, torch.float32)
 
 
 def _first_not_finite(gradients: Mapping[str, Tensor]) -> str:
