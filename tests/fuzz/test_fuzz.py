@@ -16,7 +16,7 @@ from fuzz.run import check, save
 from fuzz.sandbox import Sandbox
 from strategies import quick
 
-CASES = 150
+CASES = 250
 """Of each kind from plain seeds, without what hypothesis costs."""
 
 pytestmark = [
