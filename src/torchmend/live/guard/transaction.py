@@ -1,5 +1,7 @@
 """One optimizer's step as a transaction: begun by a forward pass, judged at the end of backward, closed by the step."""
 
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +22,28 @@ Judge = Callable[["Transaction", Sight], Decision]
 """Asked once a backward pass; may raise what stops the run."""
 
 Closed = Callable[["Transaction", bool], None]
+
+
+class _EndOfBackward:
+    """Called by the autograd engine when it has finished, and again after all others that it calls then.
+
+    The engine alone holds it: when a backward pass ends in an error, it is gone.
+
+    Args:
+        then: Called the second time.
+    """
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+        self._is_last = False
+
+    def __call__(self) -> None:
+        """Queue once more, so that other hooks have finished what they do there; then call."""
+        if self._is_last:
+            self._then()
+        else:
+            self._is_last = True
+            torch.autograd.Variable._execution_engine.queue_callback(self)
 
 
 class Transaction:
@@ -63,7 +87,10 @@ class Transaction:
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
         self._sentinel: Tensor | None = None
-        self._queued = False
+        self._queued: Callable[[], _EndOfBackward | None] = lambda: None
+        self._lock = threading.Lock()
+        self._judged = False
+        self._goes_on = False
         self._in_step = False
         self._standstill: Standstill | None = None
 
@@ -93,34 +120,35 @@ class Transaction:
                 continue
             if module._buffers or is_compiled(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
                 wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
-        parameters = [each for each in parameters_of(self.optimizer) if each.requires_grad]
-        if parameters:
-            wrapping.hook(torch.autograd.graph.register_multi_grad_hook(parameters, self._on_gradient, mode="any"))
+        for each in parameters_of(self.optimizer):
+            if each.requires_grad:
+                wrapping.hook(each.register_hook(Hook(self._on_gradient)))  # type: ignore[no-untyped-call]
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
-        if torch._C._current_graph_task_id() == -1:  # not a forward pass that checkpointing repeats in backward
-            self._queued = False  # a backward pass that ended by an exception never announced its end
         if module.training:
             self.begin()
 
     def _on_gradient(self, _: Tensor) -> None:
-        """Have the end of this backward pass announced: after other hooks have finished what they do there."""
-        if not self._queued:
-            self._queued = True
-            engine = torch.autograd.Variable._execution_engine
-            engine.queue_callback(lambda: engine.queue_callback(self.end_of_backward))
+        """Have the end of this backward pass announced, once; the engine may call from a thread for each device."""
+        with self._lock:
+            if self._queued() is None:
+                self._goes_on = not self._is_new_window()  # now: gradients may be other tensors when it has ended
+                end = _EndOfBackward(self.end_of_backward)
+                self._queued = weakref.ref(end)
+                torch.autograd.Variable._execution_engine.queue_callback(end)
 
     def end_of_backward(self) -> None:
         """Judge what backward left, and undo it if it must not count."""
-        self._queued = False
-        if self.micro is None and self.refused is not None and (self._in_step or not self._is_new_window()):
+        self._queued = lambda: None
+        if self.micro is None and self.refused is not None and (self._in_step or self._goes_on):
             self._undo(self.refused)
             return
         self.refused = None
         self.begin()
         gradients = {name: each.grad for each, name in self._names.items() if each.grad is not None}
+        self._judged = bool(gradients)
         loss, self.loss = self.loss, None
         self.sight = look(gradients, self.buffers.watched(), loss)
         decision = self._judge(self, self.sight)
@@ -134,12 +162,17 @@ class Transaction:
         else:
             self.refused = decision
             self._undo(decision)
+        if self.refused is None and self._in_step and self.clipper is not None:
+            self._clip(self.clipper)
 
     def _undo(self, decision: Decision) -> None:
         self.buffers.restore()
         if decision.by_scaler:  # the scaler has to see the overflow itself, in order to back off
             return
         parameters = parameters_of(self.optimizer)
+        if self._in_step and not self._safe:  # the optimizer goes on after its closure, and may not ask for None
+            empty_gradients(parameters)
+            return
         drop_gradients(parameters)
         # Whoever clears gradients now begins a new step; who does not goes on accumulating into this one.
         first = next((each for each in parameters if each.requires_grad), None)
@@ -157,8 +190,10 @@ class Transaction:
     # The optimizer's step
 
     def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        self.stepped = self._in_step = True
         closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if closure is None and not self._judged:  # gradients that came from no backward pass that a hook has seen
+            self.end_of_backward()
+        self.stepped = self._in_step = True
         if closure is not None:
             self._standstill = Standstill(self.optimizer) if self._acts else None
         elif self.refused is not None:
@@ -183,7 +218,6 @@ class Transaction:
         if self.refused is not None and self._standstill is not None:
             self._standstill.put_back()
             self.buffers.restore()
-        self._standstill, self._in_step = None, False
         self.close(happened=self.refused is None)
 
     def close(self, *, happened: bool) -> None:
@@ -192,12 +226,21 @@ class Transaction:
             drop_gradients(parameters_of(self.optimizer))
         self.steps += 1
         self.refused = None
+        self._judged = False
         self._sentinel = None
+        self._standstill, self._in_step = None, False
         self.is_open = False
         self._closed(self, happened)
 
     def abandon(self) -> None:
         """Undo what the forward pass wrote in a step that will not come to its end."""
+        if self._standstill is not None:  # an error leaves a closure: the optimizer may have moved already
+            self._standstill.put_back()
         if self.is_open:
             self.buffers.restore()
             self.close(happened=False)
+
+    def let_go(self) -> None:
+        """Leave nothing to a step that was refused: no gradient, not the marker either."""
+        if self.refused is not None and not self.refused.by_scaler and self._acts:
+            drop_gradients(parameters_of(self.optimizer))
