@@ -54,7 +54,8 @@ class BufferStore:
         ]
         self._extra = [module for _, module in owned if _has_extra_state(module)]
         self.kept: list[Tensor | None] = []
-        self._seen: list[tuple[int, int]] = []
+        self._lay: list[Tensor | None] = []
+        self._versions: list[int] = []
         self._extra_kept: list[object] = []
         self._watched: list[Slot] | None = None
 
@@ -67,17 +68,26 @@ class BufferStore:
         else:
             stale = [at for at, slot in enumerate(self.slots) if self._may_differ(at, slot, live[at])]
             _copy([self.kept[at] for at in stale], [live[at] for at in stale])
-        self._seen = [(id(tensor), -1 if tensor is None else tensor._version) for tensor in live]
+        self._lay = live
+        self._versions = [-1 if tensor is None else tensor._version for tensor in live]
         self._extra_kept = [module.get_extra_state() for module in self._extra]
 
     def _may_differ(self, at: int, slot: Slot, live: Tensor | None) -> bool:
         if live is None:
             return False
-        return slot.is_statistic or live.numel() <= LARGE or self._seen[at] != (id(live), live._version)
+        return (
+            slot.is_statistic
+            or live.numel() <= LARGE
+            or self._lay[at] is not live
+            or (self._versions[at] != live._version)
+        )
 
     @torch.no_grad()
     def restore(self) -> None:
         """Write every buffer back as it was kept. Autograd does not see it: safe before and after a backward pass."""
+        for at, slot in enumerate(self.slots):
+            if _was_replaced(self._lay[at], slot.tensor):
+                slot.module._buffers[slot.key] = self._lay[at]
         live = [slot.tensor for slot in self.slots]
         pairs = [(at, tensor) for at, tensor in enumerate(live) if tensor is not None and _alike(self.kept[at], tensor)]
         changed = [(at, tensor) for at, tensor in pairs if self._may_differ(at, self.slots[at], tensor)]
@@ -105,6 +115,13 @@ _STATISTICS = ("running_mean", "running_var")
 
 def _has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def _was_replaced(before: Tensor | None, live: Tensor | None) -> bool:
+    """Return whether a forward pass put another tensor there; one of another kind was put there by `Module.to`."""
+    if before is None or live is None:
+        return before is not live
+    return before is not live and (before.dtype, before.device) == (live.dtype, live.device)
 
 
 def _alike(kept: Tensor | None, live: Tensor | None) -> bool:
