@@ -47,6 +47,7 @@ class _Snapshot:
     step: int
     tensors: _Tensors
     optimizers: list[dict[str, Any]]
+    groups: list[list[dict[str, Any]]]
     others: list[dict[str, Any]]
     random: dict[str, Any]
     used: int = 0
@@ -89,6 +90,7 @@ class Snapshots:
                 step=step,
                 tensors=[(tensor, self._copy(tensor)) for tensor in live],
                 optimizers=[self._copied(optimizer.state) for optimizer in self._optimizers],
+                groups=[self._copied(_settings(optimizer)) for optimizer in self._optimizers],
                 others=[self._copied(each.state_dict()) for each in self._others],
                 random=_random_state(),
             )
@@ -115,6 +117,8 @@ class Snapshots:
             live.data.copy_(kept)
         for optimizer, state in zip(self._optimizers, snapshot.optimizers, strict=True):
             _restore_state(optimizer, state)
+        for optimizer, groups in zip(self._optimizers, snapshot.groups, strict=True):
+            _restore_settings(optimizer, groups)
         for each, state in zip(self._others, snapshot.others, strict=True):
             each.load_state_dict(state)
         _set_random_state(snapshot.random)
@@ -144,6 +148,21 @@ def _restore_state(optimizer: Optimizer, kept: dict[Any, Any]) -> None:
                 state[name].data.copy_(value)
             else:
                 state[name] = value.clone() if isinstance(value, Tensor) else value
+
+
+def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return what the groups hold besides parameters: many schedulers work out the next rate from the last one."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def _restore_settings(optimizer: Optimizer, kept: list[dict[str, Any]]) -> None:
+    """Write the groups' settings; a group that was added since keeps its own."""
+    for group, settings in zip(optimizer.param_groups, kept, strict=False):
+        for name, value in settings.items():
+            if isinstance(value, Tensor) and isinstance(group.get(name), Tensor):
+                group[name].data.copy_(value)
+            else:
+                group[name] = value.clone() if isinstance(value, Tensor) else value
 
 
 def _random_state() -> dict[str, Any]:
