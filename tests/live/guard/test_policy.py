@@ -110,6 +110,15 @@ def test_an_outlier_in_loss_and_norm_is_refused_once():
     assert codes(decisions[-2]) == [Code.TRAINING_SPIKE]
 
 
+def test_an_outlier_is_refused_once_in_a_step_that_is_judged_twice():
+    """A loop that skips the step goes on under the same number, and a closure is evaluated several times."""
+    spike = seen(loss=500.0, gradient_norm=400.0, step=200)
+    state, _ = run(ordinary(200))
+    state, first = decide(Policy(), state, spike)
+    _, second = decide(Policy(), state, spike)
+    assert (first.action, second.action) == (Action.REFUSE, Action.PROCEED)
+
+
 @pytest.mark.parametrize("odd", [{"loss": 500.0}, {"gradient_norm": 400.0}])
 def test_an_outlier_in_one_of_them_alone_happens(odd):
     _, decisions = run([*ordinary(200), replace(seen(loss=2.0), **odd)])

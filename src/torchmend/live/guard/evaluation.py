@@ -47,12 +47,10 @@ class Evaluation:
                     wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
             wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
-    def training_went_on(self) -> None:
-        """Note that statistics may have changed since the last check."""
-        self._is_due = True
-
     def _before_forward(self, module: nn.Module, _: Any) -> None:
-        if not module.training and self._is_due:
+        if module.training:
+            self._is_due = True  # statistics are about to change; frozen ones are not looked at again each step
+        elif self._is_due:
             self.check()
 
     def _after_load(self, module: nn.Module, _: Any) -> None:
@@ -82,7 +80,9 @@ class Evaluation:
         ]
         sight = look({}, slots, None)
         sound = sight.buffers_finite and sight.variances_valid
-        if not sound:
+        if sound:
+            self.were_sound = True
+        else:
             logger.warning("[Pre-validation sanitization] %s is damaged", sight.origin)
             if self._acts:
                 self._from_copies()

@@ -22,7 +22,7 @@ from torchmend.live.guard.events import Events
 from torchmend.live.guard.health import MOST_SHOWN, Health, check
 from torchmend.live.guard.holding import Held, HeldScaler, hold_average, hold_scheduler
 from torchmend.live.guard.micro import MicroBatches
-from torchmend.live.guard.options import as_list, listed, options_of, refuse_unsupported
+from torchmend.live.guard.options import as_list, listed, one_element, options_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
 from torchmend.live.guard.policy import PolicyState, decide
 from torchmend.live.guard.preflight import inspect
@@ -123,9 +123,12 @@ class Guard:
         findings = tuple(inspect(self.models, self.optimizers))
         if findings:
             self.events.tell(Decision(action=Action.LOG, step=0, findings=findings))
+        self.evaluation.check()
 
     def detach(self) -> None:
-        """Take away every hook and override; the run goes on unguarded."""
+        """Take away every hook and override, and gradients that were refused; the run goes on unguarded."""
+        for transaction in self.transactions:
+            transaction.let_go()
         self._wrapping.undo()
         self.transactions.clear()
 
@@ -141,13 +144,16 @@ class Guard:
         """Tell the loss, before `backward`; it is read together with everything else.
 
         Args:
-            loss: A scalar tensor, unscaled.
+            loss: A tensor of one element, unscaled.
 
         Returns:
             The same tensor.
+
+        Raises:
+            UserError: It is something else.
         """
         for transaction in self.transactions:
-            transaction.loss = loss.detach()
+            transaction.loss = one_element(loss).detach()
         return loss
 
     def _judge(self, transaction: Transaction, sight: Sight) -> Decision:
@@ -182,7 +188,6 @@ class Guard:
         return decision
 
     def _closed(self, transaction: Transaction, happened: bool) -> None:
-        self.evaluation.training_went_on()
         for held in self._held:
             held.note(transaction, happened)
         sight = transaction.sight

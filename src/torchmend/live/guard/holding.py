@@ -13,6 +13,8 @@ from torchmend.live.guard.wrapping import Wrapping
 class Held:
     """Calls a scheduler's or an average's method, unless all that happened since its last call is one refused step.
 
+    A second call after the same step is treated as the first was.
+
     A scheduler that steps once an epoch has seen many steps by then, and is never held.
 
     Args:
@@ -22,6 +24,7 @@ class Held:
     def __init__(self, transactions: Sequence[Transaction]) -> None:
         self._transactions = transactions
         self._since: list[tuple[Transaction, bool]] = []
+        self._holds = False
 
     def note(self, transaction: Transaction, happened: bool) -> None:
         """Note the end of a step."""
@@ -31,8 +34,10 @@ class Held:
     def __call__(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Call the overridden method, or leave it."""
         since, self._since = self._since, []
-        once_each = len({id(transaction) for transaction, _ in since}) == len(since) > 0
-        if once_each and not any(happened for _, happened in since):
+        if since:
+            once_each = len({id(transaction) for transaction, _ in since}) == len(since)
+            self._holds = once_each and not any(happened for _, happened in since)
+        if self._holds:
             return None
         return original(*arguments, **keywords)
 

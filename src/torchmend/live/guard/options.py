@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.clipping import Clip
@@ -75,6 +75,14 @@ def as_list(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def one_element(loss: Any) -> Tensor:
+    """Return a loss; raise UserError if it is not a tensor of one element."""
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise UserError(f"The loss is {given}. Pass the tensor of one element that backward is called on.")
 
 
 def refuse_unsupported(model: nn.Module) -> None:

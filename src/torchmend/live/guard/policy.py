@@ -149,7 +149,7 @@ def _is_outlier(policy: Policy, state: PolicyState, seen: Observation) -> bool:
 
     Two in a row are never refused: what looks like an outlier twice is where the training has gone.
     """
-    if seen.loss is None or not seen.gradients_finite or state.outlier == seen.step - 1:
+    if seen.loss is None or not seen.gradients_finite or state.outlier >= max(seen.step - 1, 0):
         return False
     if min(state.losses.count, state.norms.count) < policy.warm_up:
         return False
