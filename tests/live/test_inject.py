@@ -70,3 +70,22 @@ def test_what_makes_no_sense_is_refused(arguments, match):
 def test_a_module_without_parameters_has_no_gradient():
     with pytest.raises(UserError, match="has no parameters"):
         inject(torch.nn.ReLU(), "nan", "gradient")
+
+
+def test_a_weight_in_another_memory_format_gets_its_fault():
+    model = net().to(memory_format=torch.channels_last)
+    with inject(model.conv, "nan", "weight") as planted:
+        model(batch(0)[0])
+    assert planted.planted == int(model.conv.weight.isnan().sum()) == 1
+
+
+def test_an_input_of_integers_is_refused_with_a_reason():
+    layer = torch.nn.Embedding(4, 4)
+    with inject(layer, "nan", "input"), pytest.raises(UserError, match=r"torch\.int64"):
+        layer(torch.tensor([1]))
+
+
+def test_a_module_that_is_called_by_keywords_alone_is_refused_with_a_reason():
+    layer = torch.nn.Linear(2, 2)
+    with inject(layer, "nan", "input"), pytest.raises(UserError, match="keywords"):
+        layer(input=torch.ones(1, 2))

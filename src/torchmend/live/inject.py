@@ -72,6 +72,8 @@ class Injection:
             self._plant(_first_parameter(module).data)
         if not self._is_due or self._where is not Where.INPUT:
             return None
+        if not inputs:
+            raise UserError(f"This {type(module).__name__} is called by keywords alone. Plant the fault elsewhere.")
         return (self._with_fault(inputs[0]), *inputs[1:])
 
     def _after(self, module: nn.Module, _: Any, output: Any) -> Any:
@@ -85,13 +87,15 @@ class Injection:
         return self._with_fault(gradient) if self._is_due else None
 
     def _with_fault(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            raise UserError(f"A fault cannot be planted into a tensor of {tensor.dtype}. Plant it elsewhere.")
         fault = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         fault.view(-1)[0] = self._value(tensor)
         self.planted += 1
         return tensor + fault  # a sum lets the fault through to the gradients, as a real one does
 
     def _plant(self, tensor: Tensor) -> None:
-        tensor.view(-1)[0] = self._value(tensor)
+        tensor[(0,) * tensor.dim()] = self._value(tensor)
         self.planted += 1
 
     def _value(self, tensor: Tensor) -> float:
