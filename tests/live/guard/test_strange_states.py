@@ -1,5 +1,7 @@
 """What is put back, held and checked where states are not what they are in an ordinary training."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,43 @@ def test_a_buffer_that_was_replaced_is_put_back_and_its_replacement_left_alone(h
         optimizer.step()
         assert same(kept(model), state)
         assert same(rows, before)
+
+
+def test_statistics_are_put_back_though_the_model_was_converted_after_a_dry_run():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    images, labels = batch(0, bad=NAN)
+    with Guard(model, optimizer):
+        state = kept(model)
+        model(batch(1)[0])
+        model.double()
+        functional.cross_entropy(model(images.double()), labels).backward()
+        optimizer.step()
+        assert same(model.bn.running_mean.float(), state[0]["bn.running_mean"])
+
+
+class Named(NamedTuple):
+    mean: torch.Tensor
+    count: int
+
+
+class Remembering(torch.optim.SGD):
+    """A user's optimizer whose state is a named tuple."""
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            before = self.state[parameter].get("seen", Named(torch.zeros_like(parameter), 0))
+            self.state[parameter]["seen"] = Named(before.mean.add_(1), before.count + 1)
+
+
+def test_an_optimizer_whose_state_is_a_named_tuple_is_put_back():
+    model = net()
+    optimizer = Remembering(model.parameters(), 0.1)
+    with Guard(model, optimizer, ring=Ring(every=1), check_every=1):
+        train(model, optimizer, *batch(0))
+        train(model, optimizer, *batch(1, bad=NAN))
+        seen = optimizer.state[model.head.bias]["seen"]
+        assert (float(seen.mean[0]), seen.count) == (1.0, 1)
 
 
 def test_going_back_restores_the_learning_rate_that_a_scheduler_goes_on_from():

@@ -89,7 +89,7 @@ class BufferStore:
             if _was_replaced(self._lay[at], slot.tensor):
                 slot.module._buffers[slot.key] = self._lay[at]
         live = [slot.tensor for slot in self.slots]
-        pairs = [(at, tensor) for at, tensor in enumerate(live) if tensor is not None and _alike(self.kept[at], tensor)]
+        pairs = [(at, tensor) for at, tensor in enumerate(live) if tensor is not None and _fits(self.kept[at], tensor)]
         changed = [(at, tensor) for at, tensor in pairs if self._may_differ(at, self.slots[at], tensor)]
         _copy([tensor.data for _, tensor in changed], [self.kept[at] for at, _ in changed])
         for module, state in zip(self._extra, self._extra_kept, strict=True):
@@ -122,6 +122,11 @@ def _was_replaced(before: Tensor | None, live: Tensor | None) -> bool:
     if before is None or live is None:
         return before is not live
     return before is not live and (before.dtype, before.device) == (live.dtype, live.device)
+
+
+def _fits(kept: Tensor | None, live: Tensor) -> bool:
+    """Return whether elements can be written back; `Module.to` may have come between, after a dry run for instance."""
+    return kept is not None and kept.shape == live.shape
 
 
 def _alike(kept: Tensor | None, live: Tensor | None) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchmend.facts.errors import UserError
+from torchmend.live.guard.skipping import rebuilt
 
 _Tensors = list[tuple[Tensor, Tensor]]
 """Live tensors, each with the elements that it had."""
@@ -133,7 +134,7 @@ class Snapshots:
         if isinstance(value, dict):
             return {key: self._copied(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self._copied(each) for each in value)
+            return rebuilt(value, map(self._copied, value))
         return value
 
 

@@ -68,6 +68,11 @@ class Standstill:
             group.update(kept)
 
 
+def rebuilt(value: Any, items: Iterable[Any]) -> Any:
+    """Return a list, tuple or named tuple of the same type with other items."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
 def _kept(value: Any) -> Any:
     """Copy a state; each tensor as the pair of itself and its elements."""
     if isinstance(value, Tensor):
@@ -75,7 +80,7 @@ def _kept(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _kept(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_kept(each) for each in value)
+        return rebuilt(value, map(_kept, value))
     return copy.copy(value)
 
 
@@ -85,7 +90,7 @@ def _restored(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _restored(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_restored(each) for each in value)
+        return rebuilt(value, map(_restored, value))
     return value
 
 
