@@ -240,3 +240,14 @@ def test_elements_near_and_far_are_written_and_those_between_are_kept(tmp_path, 
     expected = truth.clone()
     expected[::gap] += 0.5
     assert torch.equal(loaded, expected)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (3, 1 << 38), (1 << 20, 3, 1 << 18)])
+def test_an_expanded_tensor_is_repaired_once_however_large_it_claims_to_be(tmp_path, shape):
+    small = torch.tensor([1.0, float("nan"), 2.0]) if 3 in shape else torch.tensor([float("nan")])
+    moment = small.reshape([3 if n == 3 else 1 for n in shape]).expand(shape)
+    state = {"state": {0: {"step": torch.tensor(3.0), "exp_avg_sq": moment}}, "param_groups": [{"params": [0]}]}
+    torch.save({"optimizer": state}, tmp_path / "in.pth")
+    loaded = torch.load(fix_file(tmp_path / "in.pth").output)["optimizer"]["state"][0]["exp_avg_sq"]
+    assert loaded.shape == shape
+    assert loaded.untyped_storage().tolist() == small.nan_to_num(0.0).untyped_storage().tolist()

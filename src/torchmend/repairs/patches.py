@@ -1,6 +1,6 @@
 """An edit -> the elements that it changes and their new bits, a bounded piece at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,10 @@ def patches(edit: Edit, source: TensorSource, donors: Mapping[str, TensorSource]
                     yield index, _filled(change.value, ref.element, len(index))
         case FillAll():
             start = 0
-            for chunk in flat_chunks(source.raw(ref)):
+            raw, whole = _once(source.raw(ref), ref)
+            for chunk in flat_chunks(raw):
                 count = len(chunk) // (2 if ref.element.kind is Kind.COMPLEX else 1)
-                yield np.arange(start, start + count), _filled(change.value, ref.element, count)
+                yield whole(np.arange(start, start + count)), _filled(change.value, ref.element, count)
                 start += count
         case CopyDamaged():
             giver = donors[change.source] if change.source else source
@@ -63,9 +64,24 @@ def _converted(raw: Raw, given: DType, wanted: DType) -> Raw:
 def _damaged_indices(source: TensorSource, ref: TensorRef) -> Iterator[NDArray[np.int64]]:
     start = 0
     is_complex = ref.element.kind is Kind.COMPLEX
-    for chunk in flat_chunks(source.raw(ref)):
+    raw, whole = _once(source.raw(ref), ref)
+    for chunk in flat_chunks(raw):
         elements = chunk.reshape(-1, 2) if is_complex else chunk
         bad = damaged(elements, ref.element, nonnegative=ref.role.is_nonnegative)
         if bad.any():
-            yield start + np.flatnonzero(bad)
+            yield whole(start + np.flatnonzero(bad))
         start += len(elements)
+
+
+def _once(raw: Raw, ref: TensorRef) -> tuple[Raw, Callable[[NDArray[np.int64]], NDArray[np.int64]]]:
+    """Leave out what an expanded tensor repeats, however often it claims to: each element in memory stands there once.
+
+    Returns:
+        The elements, and what turns their flat indices into those of the tensor.
+    """
+    expanded = raw.size > 0 and any(s == 0 and n > 1 for n, s in zip(raw.shape, raw.strides, strict=True))
+    if not expanded:
+        return raw, lambda index: index
+    axes = len(ref.shape)
+    view = raw[tuple(slice(0, 1) if raw.strides[at] == 0 else slice(None) for at in range(axes))]
+    return view, lambda index: np.ravel_multi_index(np.unravel_index(index, view.shape[:axes]), ref.shape)
