@@ -7,6 +7,21 @@ from torchmend.formats.contents import Extent, StoredTensor
 from torchmend.formats.pickles.specs import TensorSpec
 
 
+def described(container: str, name: str, spec: TensorSpec) -> StoredTensor:
+    """Turn a description into a stored tensor that has no place yet."""
+    return StoredTensor(
+        container=container,
+        name=name,
+        dtype=spec.dtype,
+        shape=spec.shape,
+        strides=spec.strides,
+        offset=spec.offset,
+        inline=spec.inline,
+        little_endian=spec.little_endian,
+        part_of=spec.part_of,
+    )
+
+
 def placed(container: str, name: str, spec: TensorSpec, storage: Extent | None) -> StoredTensor:
     """Put a tensor where its storage lies, in little-endian order.
 
@@ -18,18 +33,8 @@ def placed(container: str, name: str, spec: TensorSpec, storage: Extent | None) 
     """
     wanted = spec.storage is not None and spec.storage.nbytes > 0
     missing = f"its storage {spec.storage.key} is not in the file" if spec.storage and wanted and not storage else ""
-    tensor = StoredTensor(
-        container=container,
-        name=name,
-        dtype=spec.dtype,
-        shape=spec.shape,
-        strides=spec.strides,
-        offset=spec.offset,
-        extent=storage if wanted else None,
-        inline=spec.inline,
-        absent=spec.absent or missing,
-        little_endian=spec.little_endian,
-        part_of=spec.part_of,
+    tensor = replace(
+        described(container, name, spec), extent=storage if wanted else None, absent=spec.absent or missing
     )
     if tensor.extent is None or spec.storage is None or spec.storage.view is None:
         return tensor

@@ -18,7 +18,7 @@ from torchmend.formats.layout import Piece, duplicates, overlaps, unreferenced
 from torchmend.formats.pickles.machine import Machine
 from torchmend.formats.pickles.specs import TensorSpec
 from torchmend.formats.pickles.tree import Tree, read_tree, split_paths
-from torchmend.formats.placing import unknown
+from torchmend.formats.placing import described, unknown
 from torchmend.formats.sections import Readable
 from torchmend.formats.zips import STORED, Member, read_member
 
@@ -150,17 +150,9 @@ def _storage(spec: TensorSpec, root: str, part: str, members: dict[str, Member])
 def _place(
     container: str, name: str, spec: TensorSpec, storage: Member | str, inflated: Inflated, little_endian: bool
 ) -> StoredTensor:
-    tensor = StoredTensor(
-        container=container,
-        name=name,
-        dtype=spec.dtype,
-        shape=spec.shape,
-        strides=spec.strides,
-        offset=spec.offset,
-        inline=spec.inline,
-        little_endian=spec.little_endian if spec.inline is not None else little_endian,
-        part_of=spec.part_of,
-    )
+    tensor = described(container, name, spec)
+    if spec.inline is None:
+        tensor = replace(tensor, little_endian=little_endian)
     if isinstance(storage, str):
         return replace(tensor, absent=storage)
     extent = Extent(start=storage.start, nbytes=storage.nbytes)
