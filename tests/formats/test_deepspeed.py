@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from folders import deepspeed, state
+from torchmend.doctor.comparing import compare_files
 from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.fixing import fix_file
 from torchmend.facts.plans import Rung
 from torchmend.facts.tensors import Role
+from torchmend.reports.wording import what
 
 STEM = "bf16_zero_pp_rank_{}_mp_rank_00_optim_states"
 
@@ -89,3 +91,20 @@ def test_a_rank_that_cannot_be_read_is_said(tmp_path):
     diagnosis = diagnose_file(folder)
     assert not diagnosis.checked
     assert any(STEM.format(1) in finding.detail for finding in diagnosis.findings)
+
+
+def test_two_folders_are_compared_master_with_master_and_weight_with_weight(tmp_path):
+    changed = state()
+    changed["head.weight"] += 1
+    folders = deepspeed(tmp_path / "a", state(), ranks=1), deepspeed(tmp_path / "b", changed, ranks=1)
+    moved = {
+        change.ref.path for change in compare_files(*folders).changes if change.delta and change.delta.squared_delta
+    }
+    assert {"module.head.weight", f"{STEM.format(0)}.optimizer_state_dict.fp32_master.head.weight"} <= moved
+    assert not any("conv.weight" in path for path in moved)
+
+
+def test_a_master_is_called_one(tmp_path):
+    with FileSource(deepspeed(tmp_path / "step", state(), ranks=1)) as source:
+        (master,) = [ref for ref in source.refs if ref.master and ref.name == "head.weight"]
+    assert what(master) == "master copy of a weight"

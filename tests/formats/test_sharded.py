@@ -50,6 +50,11 @@ def test_other_json_is_no_index(tmp_path, text):
     assert claims(tmp_path) == []
 
 
+def test_an_index_that_leads_to_a_device_is_not_read(tmp_path):
+    (tmp_path / "x.index.json").symlink_to("/dev/zero")
+    assert claims(tmp_path) == []
+
+
 def test_no_shard_at_all_is_an_error(tmp_path):
     index = sharded(tmp_path / "m", state())
     for shard in (tmp_path / "m").glob("*.safetensors"):

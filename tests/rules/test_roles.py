@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -516,3 +517,12 @@ def test_every_word_for_a_master_copy_is_looked_for(container):
 def test_other_containers_are_neither(container):
     assert not _says_averaged(container)
     assert not _is_master(container)
+
+
+def test_no_pattern_is_tried_on_a_name_without_its_words(monkeypatch):
+    """Patterns are slow on long names, of which a small file may hold ten thousand."""
+    module = sys.modules["torchmend.rules.roles"]
+    monkeypatch.setattr(module, "_AVERAGED", None)
+    monkeypatch.setattr(module, "_MASTER", None)
+    assert not _says_averaged("b." * 500)
+    assert not _is_master("b." * 500)

@@ -134,7 +134,7 @@ def _full(ref: TensorRef) -> Hashable:
 
 
 def _plain(ref: TensorRef) -> Hashable:
-    return ref.averaged, plain_name(ref.name)
+    return ref.averaged, ref.master, plain_name(ref.name)
 
 
 def scalar_changes(before: Diagnosis, after: Diagnosis) -> Iterator[ScalarChange]:

@@ -7,16 +7,13 @@ from pathlib import Path
 from torchmend.doctor.file_source import ScanProgress
 from torchmend.doctor.packing import LeftOut, about, left_behind, pack
 from torchmend.doctor.writing import outputs
-from torchmend.doctor.writing.outputs import Layout, Output
+from torchmend.doctor.writing.outputs import SHARD_BYTES, Layout, Output
 from torchmend.doctor.writing.parcels import sharers
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.tensors import Scalar
 from torchmend.formats.contents import Contents
 from torchmend.formats.registry import read_contents
-
-SHARD_BYTES = 5_000_000_000
-"""The most bytes of tensors in one file of a sharded checkpoint, unless its user chooses otherwise."""
 
 _SUBCLASSES = "torch._tensor._rebuild_from_type_v2"
 

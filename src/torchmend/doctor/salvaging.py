@@ -7,7 +7,7 @@ from pathlib import Path
 from torchmend.doctor.file_source import ScanProgress
 from torchmend.doctor.packing import LeftOut, about, left_behind, pack
 from torchmend.doctor.writing import outputs
-from torchmend.doctor.writing.outputs import Layout, Output
+from torchmend.doctor.writing.outputs import SHARD_BYTES, Layout, Output
 from torchmend.doctor.writing.parcels import releasing
 from torchmend.facts.errors import FileError, UserError
 from torchmend.facts.tensors import Scalar
@@ -16,7 +16,6 @@ from torchmend.formats.salvage.remains import INDEX, Remains, read_remains
 from torchmend.measure.scan import scan
 
 _SUFFIX = "_SALVAGED"
-_MOST_IN_SHARD = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ def salvage_file(
         raise about(path, error) from None
     try:
         layout = options.to or outputs.layout_for(output)
-        target = Output(path=output, layout=layout, sources=(path,), most=_MOST_IN_SHARD, force=options.force)
+        target = Output(path=output, layout=layout, sources=(path,), most=SHARD_BYTES, force=options.force)
         target.check()
         return _salvage(path, remains, target, options, progress)
     finally:

@@ -8,7 +8,7 @@ from torchmend.facts.findings import Measure
 from torchmend.facts.tensors import Role, Scalar, TensorRef
 from torchmend.reports.inspection import Inspection, nbytes
 from torchmend.reports.inspection_tree import Folder, Node, together, tree
-from torchmend.reports.wording import Paint, counted, plain, size
+from torchmend.reports.wording import Paint, copy_of, counted, plain, size
 
 WIDEST_NAME = 60
 MOST_SIBLINGS = 100
@@ -131,8 +131,8 @@ def _twin(twin: TensorRef, ref: TensorRef) -> str:
 def _role(ref: TensorRef) -> str:
     """Return the role where the name does not say it already."""
     if ref.role.is_statistic or ref.role in (Role.BATCH_COUNT, Role.METADATA) or ref.role.value == ref.leaf:
-        return "averaged copy" if ref.averaged else ""
-    return ("averaged copy of a " if ref.averaged else "") + ref.role.value
+        return copy_of(ref)
+    return copy_of(ref, " of a ") + ref.role.value
 
 
 def _range(measure: Measure | None, view: View, paint: Paint) -> str:

@@ -59,7 +59,13 @@ def place(ref: TensorRef | Scalar) -> str:
 def what(ref: TensorRef) -> str:
     """Write what a tensor is for."""
     owner = "optimizer's " if ref.role in (Role.FIRST_MOMENT, Role.SECOND_MOMENT) else ""
-    return f"{'averaged copy of a ' if ref.averaged else ''}{owner}{ref.role.value}"
+    return f"{copy_of(ref, ' of a ')}{owner}{ref.role.value}"
+
+
+def copy_of(ref: TensorRef, behind: str = "") -> str:
+    """Write which kind of copy a tensor is, and what follows that; empty for the tensor itself."""
+    kind = "averaged copy" if ref.averaged else "master copy" if ref.master else ""
+    return kind and kind + behind
 
 
 def shown_value(value: float | str) -> str:

@@ -18,6 +18,9 @@ from torchmend.facts.errors import RepairError, UserError
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.registry import read_file
 
+SHARD_BYTES = 5_000_000_000
+"""The most bytes of tensors in one file of a sharded checkpoint, unless its user chooses otherwise."""
+
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _INDEX_SUFFIX = ".index.json"
 _Writer = Callable[[Sequence[Parcel], BinaryIO, Advance], None]
