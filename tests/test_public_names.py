@@ -33,6 +33,7 @@ NAMES = [
     "Rung",
     "SalvageOptions",
     "SalvageResult",
+    "Sensor",
     "Severity",
     "SourceChangedError",
     "Strategy",

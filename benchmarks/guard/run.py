@@ -2,8 +2,10 @@
 
     python benchmarks/guard/run.py [--rounds 40]
 
-Writes `results.json` and `README.md` beside this file. A round times one step of each contestant, one after the other,
-on models that are equal; the figure is the median over the rounds, and the ratio that of the medians.
+Writes `results.json` and `README.md` beside this file. A round times one step of each contestant, forwards in one round
+and backwards in the next, on models that are equal; the figure is the median over the rounds. What happens in some
+steps only is timed by itself and divided: a sampled sensor in a guard that samples every step, the periodic check and a
+snapshot by their own calls. Blocks of a hundred steps, in turn, give the ratio of everything together.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +23,14 @@ from torch.nn import functional
 
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.guard import Guard
-from torchmend.live.guard.sensors import look
+from torchmend.live.guard.options import GuardOptions
+from torchmend.live.guard.ring import Ring, Snapshots
+from torchmend.live.guard.sensing.catalogue import COSTS, Cost, Sensor
+from torchmend.live.guard.sensing.reading import measure, observation
 
 HERE = Path(__file__).parent
 Step = Callable[[], None]
+Make = Callable[[], tuple[nn.Module, Tensor, Tensor]]
 
 
 class Block(nn.Module):
@@ -78,34 +85,99 @@ def mlp() -> tuple[nn.Module, Tensor, Tensor]:
     return model, torch.randn(64, 32), torch.randint(0, 10, (64,))
 
 
-def step_of(make: Callable[[], tuple[nn.Module, Tensor, Tensor]], *, guarded: bool, observed: bool) -> Step:
-    """Make a step of a training; a guarded one with the defaults."""
-    torch.manual_seed(0)
-    model, inputs, targets = make()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-    guard = Guard(model, optimizer) if guarded else None
+class Run:
+    """A training whose steps are timed.
 
-    def step() -> None:
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(model(inputs), targets)
-        if observed and guard is not None:
-            guard.observe(loss)
+    Args:
+        make: Makes the network and its batch.
+        options: Of the guard; None trains without one.
+        observed: Whether the guard is told the loss.
+    """
+
+    def __init__(self, make: Make, options: dict[str, Any] | None, *, observed: bool = False) -> None:
+        torch.manual_seed(0)
+        self.model, self.inputs, self.targets = make()
+        lazy = options is not None and options.get("lazy", False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, fused=lazy or None)
+        self.guard = None if options is None else Guard(self.model, self.optimizer, **options)
+        self.observed = observed
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        loss = functional.cross_entropy(self.model(self.inputs), self.targets)
+        if self.observed and self.guard is not None:
+            self.guard.observe(loss)
         loss.backward()
-        optimizer.step()
-
-    return step
+        self.optimizer.step()
 
 
 def paired(contestants: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Return each contestant's median in milliseconds; within a round they take turns."""
+    """Return each contestant's median in milliseconds; they take turns, in alternating order."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants.items())
     for at in range(rounds + 5):
-        for name, step in contestants.items():
+        for name, step in order if at % 2 else order[::-1]:
             start = time.perf_counter()
             step()
             if at >= 5:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def in_every_step(make: Make, rounds: int) -> dict[str, float]:
+    """Time ordinary steps: plain, with each sensor alone that looks at every step, and with all."""
+    never = {"check_every": 0, "sample_every": 10**9}
+    alone = {s: [s] for s in Sensor if COSTS[s] in (Cost.STEP, Cost.HOST)}
+    runs = {
+        "plain": Run(make, None),
+        **{s.value: Run(make, {"sensors": names, **never}, observed=True) for s, names in alone.items()},
+        "defaults": Run(make, {}),
+        "defaults, loss observed": Run(make, {}, observed=True),
+        "lazy": Run(make, {"lazy": True}),
+    }
+    times = paired({name: run.step for name, run in runs.items()}, rounds)
+    fused = Run(make, {"lazy": True})
+    fused.guard.detach()
+    return times | paired({"plain, fused": fused.step}, rounds)
+
+
+def now_and_then(make: Make, rounds: int) -> dict[str, float]:
+    """Time what happens in some steps only: milliseconds each time."""
+    defaults = GuardOptions()
+    names = [s for s in Sensor if COSTS[s] is Cost.SAMPLED]
+    runs = {"none": Run(make, {"sensors": [], "check_every": 0})}
+    runs |= {s.value: Run(make, {"sensors": [s], "check_every": 0, "sample_every": 1}) for s in names}
+    for run in runs.values():
+        for _ in range(60):  # past the warm-up of calibration
+            run.step()
+    times = paired({name: run.step for name, run in runs.items()}, rounds)
+    run = Run(make, {})
+    run.step()
+    snapshots = Snapshots(Ring(), [run.model], [run.optimizer], [])
+    whole = paired({"check": run.guard.check, "snapshot": lambda: snapshots.take(0)}, rounds)
+    return {
+        **{s.value: (times[s.value] - times["none"]) / defaults.sample_every for s in names},
+        "state": whole["check"] / defaults.check_every,
+        "snapshot": whole["snapshot"] / defaults.ring.every,
+        "a snapshot, megabytes": snapshots.nbytes / 1e6 / Ring().keep,
+        "buffers kept, megabytes": run.guard.transactions[0].buffers.nbytes / 1e6,
+    }
+
+
+def together(make: Make, blocks: int) -> float:
+    """Return the ratio of blocks of a hundred steps with all defaults to blocks without a guard."""
+    runs = {"plain": Run(make, None), "guarded": Run(make, {}, observed=True)}
+
+    def block(run: Run) -> Step:
+        return lambda: [run.step() for _ in range(100)] and None
+
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for at in range(blocks):
+        for name in ("plain", "guarded") if at % 2 else ("guarded", "plain"):
+            start = time.perf_counter()
+            block(runs[name])()
+            times[name].append(time.perf_counter() - start)
+    return statistics.median(g / p for g, p in zip(times["guarded"], times["plain"], strict=True))
 
 
 def norms_of_resnet50() -> nn.Module:
@@ -118,61 +190,109 @@ def norms_of_resnet50() -> nn.Module:
 
 def check_of_statistics(rounds: int) -> dict[str, float]:
     store = BufferStore(norms_of_resnet50().named_modules())
-    slots = [slot for slot in store.slots if slot.key != "num_batches_tracked"]
-    jobs: dict[str, Step] = {"look at all": lambda: look({}, slots, None) and None, "keep a copy": store.save}
-    return paired(jobs, rounds)
+    store.save()
+
+    def look() -> None:
+        figures = measure((), store.watched())
+        observation(figures, figures.values.tolist())
+
+    return paired({"look at all": look, "keep a copy": store.save}, rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
     rounds = parser.parse_args().rounds
-    results: dict[str, object] = {
+    results: dict[str, Any] = {
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     }
     for make, times in ((resnet, 1), (gpt, 1), (mlp, 10)):
-        results[make.__name__] = paired(
-            {
-                "plain": step_of(make, guarded=False, observed=False),
-                "guarded": step_of(make, guarded=True, observed=False),
-                "guarded, loss observed": step_of(make, guarded=True, observed=True),
-            },
-            rounds * times,
-        )
+        results[make.__name__] = {
+            "steps": in_every_step(make, rounds * times),
+            "now and then": now_and_then(make, rounds),
+            "together": together(make, 7),
+        }
     results["statistics of a ResNet-50"] = check_of_statistics(10 * rounds)
     (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (HERE / "README.md").write_text(page(results, rounds))
     print(page(results, rounds))
 
 
+NETWORKS = ("resnet", "gpt", "mlp")
+
+
 def page(results: dict, rounds: int) -> str:
     machine = results["machine"]
-    rows = "\n".join(
-        f"| {name} | {r['plain']:.2f} | {r['guarded']:.2f} | {r['guarded'] / r['plain']:.3f} | "
-        f"{1e3 * (r['guarded'] - r['plain']):.0f} | {r['guarded, loss observed'] / r['plain']:.3f} |"
-        for name, r in results.items()
-        if isinstance(r, dict) and "plain" in r
-    )
     check = results["statistics of a ResNet-50"]
     where = f"{machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}"
     return f"""# What the guard costs
 
     python benchmarks/guard/run.py
 
-Eager mode, CPU, {where};
-paired steps in one process, medians of {rounds} rounds (ten times as many for the perceptron), AdamW, the defaults of
-the guard.
+Eager mode, CPU, {where}; AdamW; paired steps in one process, medians
+of {rounds} rounds (ten times as many for the perceptron). The networks: a ResNet for pictures of 32 x 32 (batch 32), a
+decoder of 4 layers and 128 channels (8 x 64 tokens), a perceptron with one BatchNorm layer (batch 64).
 
-| network | plain, ms | guarded, ms | ratio | added, microseconds | ratio with the loss observed |
-|---|---|---|---|---|---|
-{rows}
+| network | plain, ms | defaults, ms | ratio | added, microseconds | loss observed | blocks of 100 |
+|---|---|---|---|---|---|---|
+{chr(10).join(_defaults(name, results[name]) for name in NETWORKS)}
+
+The last column times blocks of a hundred steps, with sampled sensors, the periodic check and a snapshot in them.
+
+Without any wait, against the same fused optimizer without a guard:
+
+| network | plain, ms | lazy, ms | ratio |
+|---|---|---|---|
+{chr(10).join(_lazy(name, results[name]) for name in NETWORKS)}
+
+What each part adds to an average step, in microseconds; a sensor that looks at every step is a guard with this sensor
+alone, which includes what every guard does (hooks, copies of buffers, the policy):
+
+| part | cost class | {" | ".join(NETWORKS)} |
+|---|---|{"---|" * len(NETWORKS)}
+{chr(10).join(_parts(results))}
+
+| network | copies of buffers, MB | a snapshot, MB (the ring keeps two) |
+|---|---|---|
+{chr(10).join(_memory(name, results[name]) for name in NETWORKS)}
 
 All 53 BatchNorm layers of a ResNet-50: looked at in {check["look at all"]:.3f} ms, copied in
 {check["keep a copy"]:.3f} ms.
-
-The networks: a ResNet for pictures of 32 x 32 (batch 32), a decoder of 4 layers and 128 channels (8 x 64 tokens), a
-perceptron with one BatchNorm layer (batch 64).
 """
+
+
+def _defaults(name: str, result: dict) -> str:
+    steps = result["steps"]
+    plain, guarded, observed = steps["plain"], steps["defaults"], steps["defaults, loss observed"]
+    return (
+        f"| {name} | {plain:.2f} | {guarded:.2f} | {guarded / plain:.3f} | {1e3 * (guarded - plain):.0f} | "
+        f"{observed / plain:.3f} | {result['together']:.3f} |"
+    )
+
+
+def _lazy(name: str, result: dict) -> str:
+    plain, lazy = result["steps"]["plain, fused"], result["steps"]["lazy"]
+    return f"| {name} | {plain:.2f} | {lazy:.2f} | {lazy / plain:.3f} |"
+
+
+def _parts(results: dict) -> list[str]:
+    rows = []
+    for sensor in Sensor:
+        cost = COSTS[sensor]
+        if cost in (Cost.STEP, Cost.HOST):
+            added = [1e3 * (results[n]["steps"][sensor.value] - results[n]["steps"]["plain"]) for n in NETWORKS]
+        elif sensor.value in results[NETWORKS[0]]["now and then"]:
+            added = [1e3 * results[n]["now and then"][sensor.value] for n in NETWORKS]
+        else:
+            continue
+        rows.append(f"| {sensor.value} | {cost.value} | {' | '.join(f'{each:.0f}' for each in added)} |")
+    added = [1e3 * results[n]["now and then"]["snapshot"] for n in NETWORKS]
+    return [*rows, f"| a snapshot of the ring | periodic | {' | '.join(f'{each:.0f}' for each in added)} |"]
+
+
+def _memory(name: str, result: dict) -> str:
+    parts = result["now and then"]
+    return f"| {name} | {parts['buffers kept, megabytes']:.3f} | {parts['a snapshot, megabytes']:.1f} |"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torchmend.live.guard.options import GuardOptions
     from torchmend.live.guard.policy import Policy
     from torchmend.live.guard.ring import Ring
+    from torchmend.live.guard.sensing.catalogue import Sensor
     from torchmend.live.inject import inject
     from torchmend.live.repairing import RepairResult
 
@@ -68,6 +69,7 @@ __all__ = [
     "Rung",
     "SalvageOptions",
     "SalvageResult",
+    "Sensor",
     "Severity",
     "SourceChangedError",
     "Strategy",
@@ -96,6 +98,7 @@ _NEED_TORCH = {
     "Guard": "torchmend.live.guard.guard",
     "GuardOptions": "torchmend.live.guard.options",
     "Ring": "torchmend.live.guard.ring",
+    "Sensor": "torchmend.live.guard.sensing.catalogue",
     "Policy": "torchmend.live.guard.policy",
     "RepairResult": "torchmend.live.repairing",
     "check_model_health": "torchmend.live.compat",

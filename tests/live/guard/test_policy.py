@@ -106,7 +106,7 @@ def ordinary(steps):
 def test_an_outlier_in_loss_and_norm_is_refused_once():
     spike = seen(loss=500.0, gradient_norm=400.0)
     _, decisions = run([*ordinary(200), spike, spike])
-    assert [each.action for each in decisions[-2:]] == [Action.REFUSE, Action.PROCEED]
+    assert [each.action for each in decisions[-2:]] == [Action.REFUSE, Action.LOG]
     assert codes(decisions[-2]) == [Code.TRAINING_SPIKE]
 
 
@@ -116,7 +116,7 @@ def test_an_outlier_is_refused_once_in_a_step_that_is_judged_twice():
     state, _ = run(ordinary(200))
     state, first = decide(Policy(), state, spike)
     _, second = decide(Policy(), state, spike)
-    assert (first.action, second.action) == (Action.REFUSE, Action.PROCEED)
+    assert (first.action, second.action) == (Action.REFUSE, Action.LOG)
 
 
 @pytest.mark.parametrize("odd", [{"loss": 500.0}, {"gradient_norm": 400.0}])
@@ -126,8 +126,47 @@ def test_an_outlier_in_one_of_them_alone_happens(odd):
 
 
 def test_no_outlier_is_refused_before_the_warm_up_is_over():
-    _, decisions = run([*ordinary(50), seen(loss=500.0, gradient_norm=400.0)])
+    _, decisions = run([*ordinary(19), seen(loss=500.0, gradient_norm=400.0)])
     assert decisions[-1].happens
+
+
+@pytest.mark.parametrize("odd", [{"variance_jump": 9.0}, {"update_ratio": 2.0}], ids=["variance", "update"])
+def test_a_variance_or_an_update_agrees_with_a_loss_or_a_norm(odd):
+    alone = replace(seen(loss=2.0), **odd)
+    _, decisions = run([*ordinary(200), alone])
+    assert decisions[-1].action is Action.PROCEED
+    _, decisions = run([*ordinary(200), replace(alone, gradient_norm=400.0)])
+    assert decisions[-1].action is Action.REFUSE
+
+
+def test_three_outliers_lower_the_learning_rate_where_there_is_nothing_to_go_back_to():
+    spike = seen(loss=500.0, gradient_norm=400.0)
+    _, decisions = run([*ordinary(200), spike, spike, spike])
+    assert [each.action for each in decisions[-3:]] == [Action.REFUSE, Action.LOG, Action.LOWER_RATE]
+    assert decisions[-1].happens
+
+
+def test_three_outliers_go_back_where_there_is_something_to_go_back_to():
+    spike = seen(loss=500.0, gradient_norm=400.0, can_go_back=True)
+    state, decisions = run([*ordinary(200), spike, spike, spike])
+    assert (decisions[-1].action, decisions[-1].lowers_rate) == (Action.ROLL_BACK, True)
+    assert state == PolicyState()
+
+
+def test_the_same_fault_again_and_again_goes_back_once_and_stops_if_nothing_is_better_then():
+    bad = seen(gradients_finite=False, gradient="a.weight", can_go_back=True)
+    _, decisions = run([*ordinary(5), *[bad] * 16])
+    assert [each.action for each in decisions[5:]] == [
+        *[Action.REFUSE] * 7, Action.ROLL_BACK, *[Action.REFUSE] * 7, Action.STOP,
+    ]  # fmt: skip
+
+
+def test_a_scaler_that_refuses_every_step_stops_the_run():
+    bad = seen(gradients_finite=False, gradient="a.weight", scaled=True)
+    _, decisions = run([*ordinary(5), *[bad] * 24])
+    assert {each.action for each in decisions[5:-1]} == {Action.REFUSE}
+    assert decisions[-1].action is Action.STOP
+    assert "24 of the last 24 steps" in decisions[-1].explanation
 
 
 def test_an_infinite_threshold_refuses_no_outlier():

@@ -1,10 +1,11 @@
 """The buffers that a forward pass may write, kept as they were when a step began.
 
-Legend: everything is flat lists over slots; a slot is one buffer of one module.
+Legend: a slot is one buffer of one module; a pack is a flat copy of many small ones, taken in one launch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 LARGE = 1 << 16
 """Elements. A larger buffer outside of normalisation layers (a mask, a table) is copied only when torch's version
 counter says that it was written to; kernels of normalisation layers do not raise that counter."""
+
+VARIANCE = "running_var"
+STATISTICS = ("running_mean", VARIANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,21 @@ class Slot:
         return isinstance(self.module, _NormBase)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """Buffers of one type on one device, side by side, running variances first.
+
+    Args:
+        now: As they are; shape (n,).
+        before: As they were when the step began; shape (n,). None if nothing was kept, or they changed shape since.
+        variances: How many of the elements, from the front, are running variances.
+    """
+
+    now: Tensor
+    before: Tensor | None
+    variances: int
+
+
 class BufferStore:
     """Copies of buffers, taken when a step begins and written back when it does not happen.
 
@@ -52,69 +71,207 @@ class BufferStore:
         self.slots = [
             Slot(f"{name}.{key}" if name else key, module, key) for name, module in owned for key in module._buffers
         ]
-        self._extra = [module for _, module in owned if _has_extra_state(module)]
-        self.kept: list[Tensor | None] = []
-        self._lay: list[Tensor | None] = []
-        self._versions: list[int] = []
+        self._places = [(slot.module._buffers, slot.key) for slot in self.slots]
+        self._extra = [module for _, module in owned if type(module).get_extra_state is not nn.Module.get_extra_state]
         self._extra_kept: list[object] = []
-        self._watched: list[Slot] | None = None
+        self._lay: list[Tensor | None] = []
+        self._watches: list[bool] = []
+        self._packs: list[_Pack] = []
+        self._alone: list[_Alone] = []
+
+    # Keeping and putting back
 
     @torch.no_grad()
     def save(self) -> None:
         """Keep every buffer as it is now."""
-        live = [slot.tensor for slot in self.slots]
-        if len(self.kept) != len(live) or not all(map(_alike, self.kept, live)):
-            self.kept = [None if tensor is None else tensor.detach().clone() for tensor in live]
-        else:
-            stale = [at for at, slot in enumerate(self.slots) if self._may_differ(at, slot, live[at])]
-            _copy([self.kept[at] for at in stale], [live[at] for at in stale])
-        self._lay = live
-        self._versions = [-1 if tensor is None else tensor._version for tensor in live]
+        live = self._live()
+        if len(live) != len(self._lay) or not all(map(is_, live, self._lay)):
+            if len(live) != len(self._lay) or not all(map(_alike, live, self._lay)):
+                self._arrange(live)
+            self._lay = live
+        for pack in self._packs:
+            pack.fill(live)
+        for each in self._alone:
+            each.fill(live)
         self._extra_kept = [module.get_extra_state() for module in self._extra]
 
-    def _may_differ(self, at: int, slot: Slot, live: Tensor | None) -> bool:
-        if live is None:
-            return False
-        return (
-            slot.is_statistic
-            or live.numel() <= LARGE
-            or self._lay[at] is not live
-            or (self._versions[at] != live._version)
-        )
+    def _live(self) -> list[Tensor | None]:
+        return [buffers.get(key) for buffers, key in self._places]
+
+    def _arrange(self, live: list[Tensor | None]) -> None:
+        """Decide which buffers are kept side by side, and which alone; variances come first."""
+        if not self._watches:
+            self._watches = [
+                tensor is not None and _is_watched(slot, tensor) for slot, tensor in zip(self.slots, live, strict=True)
+            ]
+        groups: dict[tuple[torch.dtype, torch.device, bool], list[int]] = {}
+        self._alone = []
+        for at in sorted(range(len(live)), key=lambda at: self.slots[at].key != VARIANCE):
+            tensor, is_small = live[at], self.slots[at].is_statistic
+            if tensor is None:
+                continue
+            is_small |= tensor.numel() <= LARGE
+            if is_small and _may_be_packed(tensor):
+                groups.setdefault((tensor.dtype, tensor.device, self._watches[at]), []).append(at)
+            else:
+                self._alone.append(_Alone(at, tensor, always=is_small))
+        variances = {at for at, slot in enumerate(self.slots) if slot.key == VARIANCE}
+        self._packs = [_Pack(places, live, variances, watched=key[2]) for key, places in groups.items()]
+
+    @property
+    def kept(self) -> list[Tensor | None]:
+        """The copies, slot by slot; None where nothing lay, or nothing was kept yet."""
+        found = {each.at: each.copy for each in self._alone}
+        for pack in self._packs:
+            found.update(pack.parts())
+        return [found.get(at) for at in range(len(self.slots))]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the copies take."""
+        return sum(copy.nbytes for copy in self.kept if copy is not None)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Write every buffer back as it was kept. Autograd does not see it: safe before and after a backward pass."""
-        for at, slot in enumerate(self.slots):
-            if _was_replaced(self._lay[at], slot.tensor):
-                slot.module._buffers[slot.key] = self._lay[at]
-        live = [slot.tensor for slot in self.slots]
-        pairs = [(at, tensor) for at, tensor in enumerate(live) if tensor is not None and _fits(self.kept[at], tensor)]
-        changed = [(at, tensor) for at, tensor in pairs if self._may_differ(at, self.slots[at], tensor)]
-        _copy([tensor.data for _, tensor in changed], [self.kept[at] for at, _ in changed])
-        for module, state in zip(self._extra, self._extra_kept, strict=True):
+        for slot, lay in zip(self.slots, self._lay, strict=False):
+            if _was_replaced(lay, slot.tensor):
+                slot.module._buffers[slot.key] = lay
+        unchanged = {each.at for each in self._alone if not each.may_differ(self.slots[each.at].tensor)}
+        for at, (live, copy) in enumerate(self._pairs()):
+            if at not in unchanged and live is not None and copy is not None:
+                live.data.copy_(copy)
+        for module, state in zip(self._extra, self._extra_kept, strict=False):
             module.set_extra_state(state)
 
-    def watched(self) -> list[Slot]:
+    @torch.no_grad()
+    def restore_where(self, flag: Tensor) -> None:
+        """Write every buffer back if a flag on the device says so, which the host does not read.
+
+        Args:
+            flag: A boolean scalar.
+        """
+        for live, copy in self._pairs():
+            if live is not None and copy is not None:
+                live.data.copy_(torch.where(flag, copy, live))
+
+    def _pairs(self) -> Iterable[tuple[Tensor | None, Tensor | None]]:
+        """Yield what lies in each slot with its copy, which is None if it does not fit."""
+        for slot, copy in zip(self.slots, self.kept, strict=True):
+            live = slot.tensor
+            yield live, copy if live is not None and copy is not None and live.shape == copy.shape else None
+
+    # Looking
+
+    @torch.no_grad()
+    def watched(self) -> list[Watched]:
         """Return the floating-point buffers in which a value that is not finite is damage: they had none at first."""
-        if self._watched is None:
-            self._watched = [
-                slot
-                for slot in self.slots
-                if (tensor := slot.tensor) is not None
-                and tensor.is_floating_point()
-                and tensor.element_size() > 1
-                and (slot.key in _STATISTICS or bool(tensor.isfinite().all()))
-                and (slot.is_statistic or tensor.numel() <= LARGE)
-            ]
-        return self._watched
+        live = self._live()
+        return [pack.look(live) for pack in self._packs if pack.is_watched]
+
+    def first_bad(self) -> str:
+        """Name the first watched buffer that is not as it should be; empty if all are. Reads from the device."""
+        of = zip(self.slots, self._watches, strict=False)
+        return next((slot.name for slot, is_watched in of if is_watched and is_bad(slot.key, slot.tensor)), "")
 
 
-_STATISTICS = ("running_mean", "running_var")
+def side_by_side(slots: Sequence[Slot]) -> list[Watched]:
+    """Put what lies in slots side by side, where no copy was kept."""
+    groups: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
+    for slot in slots:
+        if (tensor := slot.tensor) is not None:
+            variances, others = groups.setdefault((tensor.dtype, tensor.device), ([], []))
+            (variances if slot.key == VARIANCE else others).append(tensor.detach().reshape(-1))
+    return [
+        Watched(now=torch.cat((*variances, *others)), before=None, variances=sum(map(len, variances)))
+        for variances, others in groups.values()
+    ]
 
 
-def _has_extra_state(module: nn.Module) -> bool:
-    return type(module).get_extra_state is not nn.Module.get_extra_state
+def is_bad(key: str, tensor: Tensor | None) -> bool:
+    """Return whether a buffer holds what no sound one holds. Reads from the device."""
+    if tensor is None:
+        return False
+    return not bool(tensor.isfinite().all()) or (key == VARIANCE and bool((tensor < 0).any()))
+
+
+class _Pack:
+    """Buffers of one type on one device, and a flat copy of them.
+
+    Args:
+        places: Their slots, running variances first.
+        live: What lies in all slots.
+        variances: Which slots hold running variances.
+        watched: Whether they are watched.
+    """
+
+    def __init__(self, places: list[int], live: Sequence[Tensor | None], variances: set[int], *, watched: bool) -> None:
+        tensors = [tensor for at in places if (tensor := live[at]) is not None]
+        self.is_watched = watched
+        self._places = places
+        self._shapes = [tensor.shape for tensor in tensors]
+        self._sizes = [tensor.numel() for tensor in tensors]
+        self._variances = sum(size for at, size in zip(places, self._sizes, strict=True) if at in variances)
+        self._is_flat = all(tensor.dim() == 1 for tensor in tensors)
+        self._flat = torch.empty(sum(self._sizes), dtype=tensors[0].dtype, device=tensors[0].device)
+
+    def fill(self, live: Sequence[Tensor | None]) -> None:
+        """Copy what lies in the slots now."""
+        torch.cat(self._rows(live), out=self._flat)
+
+    def parts(self) -> Iterable[tuple[int, Tensor]]:
+        """Yield each slot with its copy."""
+        parts = torch.split(self._flat, self._sizes)
+        return zip(self._places, (part.view(s) for part, s in zip(parts, self._shapes, strict=True)), strict=True)
+
+    def look(self, live: Sequence[Tensor | None]) -> Watched:
+        """Put what lies in the slots now beside its copy."""
+        now = torch.cat(self._rows(live))
+        return Watched(now=now, before=self._flat if len(now) == len(self._flat) else None, variances=self._variances)
+
+    def _rows(self, live: Sequence[Tensor | None]) -> list[Tensor]:
+        if self._is_flat:
+            return [tensor for at in self._places if (tensor := live[at]) is not None]
+        return [tensor.reshape(-1) for at in self._places if (tensor := live[at]) is not None]
+
+
+class _Alone:
+    """A buffer that is kept by itself: large, or of a type that does not lie beside others.
+
+    Args:
+        at: Its slot.
+        tensor: What lies there.
+        always: Whether it is copied at every step, or only when it was written to.
+    """
+
+    def __init__(self, at: int, tensor: Tensor, *, always: bool) -> None:
+        self.at = at
+        self.copy = tensor.detach().clone()
+        self._always = always
+        self._of, self._version = tensor, tensor._version
+
+    def may_differ(self, live: Tensor | None) -> bool:
+        """Return whether what lies there may not be what was copied."""
+        return self._always or live is not self._of or live._version != self._version
+
+    def fill(self, live: Sequence[Tensor | None]) -> None:
+        """Copy what lies there now, if it may have changed."""
+        tensor = live[self.at]
+        if tensor is not None and self.may_differ(tensor):
+            self.copy.copy_(tensor)
+            self._of, self._version = tensor, tensor._version
+
+
+def _is_watched(slot: Slot, tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.element_size() == 1:
+        return False
+    is_sound = slot.key in STATISTICS or bool(tensor.isfinite().all())
+    return is_sound and (slot.is_statistic or tensor.numel() <= LARGE)
+
+
+def _may_be_packed(tensor: Tensor) -> bool:
+    is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_quantized
+    return is_plain and (tensor.element_size() > 1 or not tensor.is_floating_point())
 
 
 def _was_replaced(before: Tensor | None, live: Tensor | None) -> bool:
@@ -124,30 +281,7 @@ def _was_replaced(before: Tensor | None, live: Tensor | None) -> bool:
     return before is not live and (before.dtype, before.device) == (live.dtype, live.device)
 
 
-def _fits(kept: Tensor | None, live: Tensor) -> bool:
-    """Return whether elements can be written back; `Module.to` may have come between, after a dry run for instance."""
-    return kept is not None and kept.shape == live.shape
-
-
-def _alike(kept: Tensor | None, live: Tensor | None) -> bool:
-    if kept is None or live is None:
-        return kept is live
-    return kept.shape == live.shape and kept.dtype == live.dtype and kept.device == live.device
-
-
-def _copy(targets: Sequence[Tensor | None], sources: Sequence[Tensor | None]) -> None:
-    """Copy tensors in as few launches as their kinds allow."""
-    for into, out_of in _by_kind(targets, sources):
-        torch._foreach_copy_(into, out_of)
-
-
-def _by_kind(
-    targets: Sequence[Tensor | None], sources: Sequence[Tensor | None]
-) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    groups: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
-    for target, source in zip(targets, sources, strict=True):
-        if target is not None and source is not None:
-            into, out_of = groups.setdefault((target.dtype, target.device), ([], []))
-            into.append(target)
-            out_of.append(source)
-    yield from groups.values()
+def _alike(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device

@@ -2,11 +2,12 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
 
@@ -55,23 +56,46 @@ class Clipper:
     def __init__(self, clip: Clip) -> None:
         self._clip = clip
         self.norms: deque[float] = deque(maxlen=clip.window)
+        self._noted: tuple[float, list[tuple[int, int]]] = (math.nan, [])
 
-    @torch.no_grad()
-    def apply(self, gradients: list[Tensor], norm: float) -> None:
-        """Clip in place.
+    def note(self, norm: float, parameters: Sequence[Tensor]) -> None:
+        """Note the norm that the sensor saw, and which gradients it is of.
 
         Args:
-            gradients: All finite.
-            norm: Their 2-norm, as the sensor found it.
+            norm: Without the scaler's factor.
+            parameters: All of the optimizer's.
         """
-        if self._clip.by is By.VALUE:
-            torch._foreach_clamp_min_(gradients, -self._clip.limit)
-            torch._foreach_clamp_max_(gradients, self._clip.limit)
+        self._noted = (norm, [_state(each) for each in gradients_of(parameters)])
+
+    @torch.no_grad()
+    def clip(self, parameters: Sequence[Tensor], scale: Tensor | None = None) -> None:
+        """Clip in place, with no read from the device.
+
+        The sensor's norm serves if the gradients are as it saw them. If a scaler or the loop has changed them since,
+        their norm is worked out again, and stays on the device.
+
+        Args:
+            parameters: With gradients that are all finite.
+            scale: The scaler's factor, where the optimizer takes it off itself (fused ones do).
+        """
+        gradients = gradients_of(parameters)
+        if not gradients:
             return
+        if self._clip.by is By.VALUE:
+            for each in gradients:
+                bound = torch.as_tensor(self._clip.limit if scale is None else self._clip.limit * scale).to(each)
+                each.clamp_(-bound, bound)
+            return
+        norm, states = self._noted
         limit = self._limit()
         if math.isfinite(norm):
             self.norms.append(norm)
-        if norm > limit:
+        if states != [_state(each) for each in gradients]:
+            total = nn.utils.get_total_norm(gradients)
+            factor = ((limit if scale is None else limit * scale) / (total + 1e-6)).clamp(max=1.0)
+            for each in gradients:
+                each.mul_(factor.to(each.device))
+        elif norm > limit:
             torch._foreach_mul_(gradients, limit / (norm + 1e-6))
 
     def _limit(self) -> float:
@@ -84,3 +108,12 @@ class Clipper:
         low = math.floor(at)
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients that there are."""
+    return [each.grad for each in parameters if each.grad is not None]
+
+
+def _state(gradient: Tensor) -> tuple[int, int]:
+    return id(gradient), gradient._version

@@ -16,8 +16,10 @@ class Action(StrEnum):
     """Statistics that were damaged before the step were repaired; the step happens."""
     REFUSE = "refuse"
     """The step does not happen: nothing moves, and what the forward pass wrote is undone."""
+    LOWER_RATE = "lower the learning rate"
+    """The step happens, and those that follow go on with smaller learning rates."""
     ROLL_BACK = "roll back"
-    """State goes back to a snapshot: some steps are lost."""
+    """The step does not happen, and state goes back to a snapshot: some steps are lost."""
     STOP = "stop"
     """Going on would not help; an error says why."""
 
@@ -28,27 +30,39 @@ class Observation:
 
     Args:
         step: The number of the step, counted from 0 by the guard.
-        gradient_norm: The 2-norm of all gradients; Inf or NaN as they are; 0.0 without gradients.
+        gradient_norm: The 2-norm of all gradients, without the GradScaler's factor; Inf or NaN as they are; 0.0 without
+            gradients.
         gradients_finite: Whether every element of every gradient is finite.
         loss: What `observe` was told last; None if nothing.
+        scale: The GradScaler's factor; 1.0 without one.
         scaled: Whether a GradScaler is at work, so that an overflow is its ordinary business.
         buffers_finite: Whether every element of every watched buffer is finite.
         variances_valid: Whether no running variance is below zero.
+        variance_jump: By what factor the running variance that grew most did so in this forward pass; NaN if one is.
+        update_ratio: The largest norm of an update relative to that of its matrix, in the step before this one; 0.0
+            if it was not looked at.
+        overflowed: Whether the norm was worked out in float64, because squares of finite gradients were infinite.
         gradient: The first gradient that is not finite, by its parameter's name; empty if all are.
         buffer: The first buffer that is not as it should be, by name; empty if all are.
         were_sound: Whether the buffers were sound when the step began.
+        can_go_back: Whether there is a snapshot to go back to.
     """
 
-    step: int
+    step: int = 0
     gradient_norm: float = 0.0
     gradients_finite: bool = True
     loss: float | None = None
+    scale: float = 1.0
     scaled: bool = False
     buffers_finite: bool = True
     variances_valid: bool = True
+    variance_jump: float = 1.0
+    update_ratio: float = 0.0
+    overflowed: bool = False
     gradient: str = ""
     buffer: str = ""
     were_sound: bool = True
+    can_go_back: bool = False
 
     @property
     def origin(self) -> str:
@@ -66,6 +80,8 @@ class Decision:
         findings: What led to it.
         origin: The first tensor that showed it, by name; empty if none did.
         by_scaler: Whether it is the GradScaler that refuses the step, and the guard undoes what it cannot.
+        lowers_rate: Whether learning rates are made smaller with it.
+        is_odd: Whether any signal says that the step is out of proportion; the next is looked at more closely.
         explanation: For STOP: what was seen, and what to change.
     """
 
@@ -74,9 +90,11 @@ class Decision:
     findings: tuple[Finding, ...] = field(default=())
     origin: str = ""
     by_scaler: bool = False
+    lowers_rate: bool = False
+    is_odd: bool = False
     explanation: str = ""
 
     @property
     def happens(self) -> bool:
         """Whether the step happens."""
-        return self.action in (Action.PROCEED, Action.LOG, Action.REPAIR)
+        return self.action in (Action.PROCEED, Action.LOG, Action.REPAIR, Action.LOWER_RATE)

@@ -1,7 +1,7 @@
 """Normalisation statistics before they are read: at the first evaluation after training, and after a load."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.live.diagnosing import diagnose_live
-from torchmend.live.guard.buffers import Slot
+from torchmend.live.guard.buffers import STATISTICS, VARIANCE, Slot, is_bad, side_by_side
 from torchmend.live.guard.ownership import is_compiled, may_be_hooked, plain
-from torchmend.live.guard.sensors import look
+from torchmend.live.guard.sensing.reading import measure, observation
 from torchmend.live.guard.wrapping import Hook, Wrapping
 from torchmend.live.repairing import repair_live
 
@@ -27,14 +27,23 @@ class Evaluation:
     Args:
         models: Whose.
         transactions: Which keep copies of the buffers as they were before the last training step.
+        after_load: Called when state was loaded into one of them.
         acts: Whether to repair, or only to report.
     """
 
-    def __init__(self, models: Sequence[nn.Module], transactions: "Sequence[Transaction]", *, acts: bool) -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        transactions: "Sequence[Transaction]",
+        after_load: Callable[[], None],
+        *,
+        acts: bool,
+    ) -> None:
         self.were_sound = True
         self.repaired = 0
         self._models = models
         self._transactions = transactions
+        self._tell_of_load = after_load
         self._acts = acts
         self._is_due = True
 
@@ -54,6 +63,7 @@ class Evaluation:
             self.check()
 
     def _after_load(self, module: nn.Module, _: Any) -> None:
+        self._tell_of_load()
         logger.info("Performing post-load model health check...")
         diagnosis = diagnose_live(module)
         if not diagnosis.damaged:
@@ -75,15 +85,18 @@ class Evaluation:
             for model in self._models
             for name, module in model.named_modules()
             if isinstance(module, _NormBase)
-            for key in ("running_mean", "running_var")
+            for key in STATISTICS
             if module._buffers.get(key) is not None
         ]
-        sight = look({}, slots, None)
-        sound = sight.buffers_finite and sight.variances_valid
+        figures = measure((), side_by_side(slots))
+        seen = observation(figures, figures.values.tolist())
+        sound = seen.buffers_finite and seen.variances_valid
         if sound:
             self.were_sound = True
         else:
-            logger.warning("[Pre-validation sanitization] %s is damaged", sight.origin)
+            steps = max((each.steps for each in self._transactions), default=0)
+            bad = next((slot.name for slot in slots if is_bad(slot.key, slot.tensor)), "")
+            logger.warning("[Pre-validation sanitization at iter %d] %s is damaged", steps, bad)
             if self._acts:
                 self._from_copies()
                 for model in self._models:
@@ -101,7 +114,7 @@ class Evaluation:
                 if live is None or kept is None or not slot.is_statistic or not live.is_floating_point():
                     continue
                 bad, usable = ~live.isfinite(), kept.isfinite()
-                if slot.key == "running_var":
+                if slot.key == VARIANCE:
                     bad, usable = bad | (live < 0), usable & (kept >= 0)
                 count = int((bad & usable).sum())
                 if count:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,18 +19,20 @@ from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.evaluation import Evaluation
 from torchmend.live.guard.events import Events
-from torchmend.live.guard.health import MOST_SHOWN, Health, check
+from torchmend.live.guard.health import Health
 from torchmend.live.guard.holding import Held, HeldScaler, hold_average, hold_scheduler
+from torchmend.live.guard.lazy import LazyTransaction
 from torchmend.live.guard.micro import MicroBatches
-from torchmend.live.guard.options import as_list, listed, one_element, options_of, refuse_unsupported
+from torchmend.live.guard.options import as_list, listed, one_element, options_of, policy_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
 from torchmend.live.guard.policy import PolicyState, decide
-from torchmend.live.guard.preflight import inspect
+from torchmend.live.guard.preflight import inspect, watch_loads
 from torchmend.live.guard.ranks import agree
-from torchmend.live.guard.ring import Snapshots
-from torchmend.live.guard.sensors import Sight
+from torchmend.live.guard.recovery import Recovery
+from torchmend.live.guard.sensing.catalogue import Sensor, chosen
+from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
 from torchmend.live.guard.states import restored_policy_state
-from torchmend.live.guard.transaction import Transaction
+from torchmend.live.guard.transaction import ABANDONED, Transaction
 from torchmend.live.guard.wrapping import Wrapping
 
 logger = logging.getLogger("torchmend.guard")
@@ -79,11 +81,18 @@ class Guard:
             observe_only=self.options.observe_only,
         )
         self.transactions: list[Transaction] = []
-        self.evaluation = Evaluation(self.models, self.transactions, acts=not self.options.observe_only)
-        self._wrapping = Wrapping()
+        self.evaluation = Evaluation(
+            self.models, self.transactions, self._after_load, acts=not self.options.observe_only
+        )
+        self._sensors = chosen(self.options.sensors)
+        self._policy = policy_of(self.options)
         self._policy_states = [PolicyState() for _ in self.optimizers]
+        self._wrapping = Wrapping()
         self._held: list[Held] = []
-        self._snapshots: Snapshots | None = None
+        self._returning: Decision | None = None
+        self._recovery = Recovery(
+            self.models, self.optimizers, as_list(scheduler), as_list(ema), scaler, self.options, self._announced
+        )
         if os.environ.get(OFF, "").lower() in ("off", "0"):
             logger.warning("The guard is switched off by %s.", OFF)
             return
@@ -100,30 +109,48 @@ class Guard:
 
     def _attach(self, schedulers: list[Any], averages: list[Any]) -> None:
         acts = not self.options.observe_only
+        forward = SampledForward(
+            self.models, self._sensors, self.options.sample_every, lambda: self.steps, self._told_of
+        )
         owned = owned_modules(self.models, self.optimizers)
         for optimizer, modules in zip(self.optimizers, owned, strict=True):
-            transaction = Transaction(
-                optimizer, self.models, modules, self._judge, self._closed, acts=acts, safe=self.options.safe_optimizers
+            transaction = (LazyTransaction if self.options.lazy else Transaction)(
+                optimizer,
+                self.models,
+                modules,
+                self._judge,
+                self._closed,
+                acts=acts,
+                safe=self.options.safe_optimizers,
+                sensors=self._sensors,
             )
             transaction.clipper = Clipper(self.options.clip) if self.options.clip and acts else None
             transaction.micro = MicroBatches(modules) if self.options.drop_micro_batches and acts else None
+            transaction.sampled_forward = forward
+            if Sensor.UPDATES in self._sensors:
+                transaction.sampled_updates = SampledUpdates(
+                    optimizer, transaction.named_parameters, self.options.sample_every, self._told_of
+                )
             transaction.attach(modules, self._wrapping)
             self.transactions.append(transaction)
+        forward.attach(self._wrapping)
         self.evaluation.attach(self._wrapping)
+        self._hold(schedulers, averages)
+        if Sensor.SETUP in self._sensors:
+            self._told_of(tuple(inspect(self.models, self.optimizers)))
+            for optimizer in self.optimizers:
+                watch_loads(optimizer, self._told_of, self._wrapping)
+        self.evaluation.check()
+
+    def _hold(self, schedulers: list[Any], averages: list[Any]) -> None:
+        """Have what has no hooks step only when its optimizer did."""
+        acts = not self.options.observe_only
         if self.scaler is not None:
             HeldScaler(self.scaler, self.transactions, self._wrapping, acts=acts)
         if acts and self.options.hold_scheduler:
             self._held += [hold_scheduler(each, self.transactions, self._wrapping) for each in schedulers]
         if acts:
             self._held += [hold_average(each, self.transactions, self._wrapping) for each in averages]
-        if self.options.ring is not None:
-            others = [each for each in (self.scaler, *schedulers, *averages) if each is not None]
-            self._snapshots = Snapshots(self.options.ring, self.models, self.optimizers, others)
-            logger.info("The ring of snapshots will take %.1f MB.", self._snapshots.nbytes / 1e6)
-        findings = tuple(inspect(self.models, self.optimizers))
-        if findings:
-            self.events.tell(Decision(action=Action.LOG, step=0, findings=findings))
-        self.evaluation.check()
 
     def detach(self) -> None:
         """Take away every hook and override, and gradients that were refused; the run goes on unguarded."""
@@ -156,79 +183,72 @@ class Guard:
             transaction.loss = one_element(loss).detach()
         return loss
 
-    def _judge(self, transaction: Transaction, sight: Sight) -> Decision:
+    def _judge(self, transaction: Transaction, seen: Observation) -> Decision:
         at = self.transactions.index(transaction)
-        scaled = self.scaler is not None and self.scaler.is_enabled()
-        sight = agree(sight, self.models)
-        seen = Observation(
-            step=transaction.steps,
-            gradient_norm=sight.gradient_norm,
-            gradients_finite=sight.gradients_finite,
-            loss=sight.loss,
-            scaled=scaled,
-            buffers_finite=sight.buffers_finite,
-            variances_valid=sight.variances_valid,
-            gradient=sight.gradient,
-            buffer=sight.buffer,
+        seen = replace(
+            agree(seen, self.models),
+            scaled=self.scaler is not None and self.scaler.is_enabled(),
+            update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
             were_sound=self.evaluation.were_sound,
+            can_go_back=self._recovery.can_go_back(self.steps),
         )
-        self._policy_states[at], decision = decide(self.options.policy, self._policy_states[at], seen)
-        if decision.action is Action.PROCEED:
-            return decision
-        return self._announced(decision)
+        self._policy_states[at], decision = decide(self._policy, self._policy_states[at], seen)
+        if decision.is_odd and transaction.sampled_updates is not None:
+            transaction.sampled_updates.looks_next = True
+        if seen.overflowed or not (decision.happens or decision.by_scaler):
+            self._recovery.suspect()
+        return decision if decision.action is Action.PROCEED else self._announced(decision)
+
+    def _told_of(self, findings: Sequence[Finding]) -> None:
+        """Log what does no harm to this step."""
+        if findings:
+            self.events.tell(Decision(action=Action.LOG, step=self.steps, findings=tuple(findings)))
 
     def _announced(self, decision: Decision) -> Decision:
         if self.options.on_decision is not None:
             decision = self.options.on_decision(decision) or decision
         self.events.tell(decision)
-        if decision.action is Action.STOP and not self.options.observe_only:
+        if self.options.observe_only:
+            return decision
+        if decision.action is Action.STOP:
             for transaction in self.transactions:
                 transaction.abandon()
             raise TrainingStoppedError(decision.explanation)
+        if decision.action is Action.LOWER_RATE:
+            self._recovery.lower_rates()
+        if decision.action is Action.ROLL_BACK:
+            self._returning = decision
         return decision
 
-    def _closed(self, transaction: Transaction, happened: bool) -> None:
+    def _closed(self, transaction: Transaction, refused: Decision | None) -> None:
         for held in self._held:
-            held.note(transaction, happened)
-        sight = transaction.sight
-        self.events.plot(transaction.steps, norm=sight.gradient_norm, loss=sight.loss, happened=happened)
-        every = self.options.check_every
-        if transaction is self.transactions[0] and every and transaction.steps % every == 0:
-            self.check()
+            held.note(transaction, refused is None)
+        seen = transaction.seen
+        self.events.plot(transaction.steps, norm=seen.gradient_norm, loss=seen.loss, happened=refused is None)
+        if transaction is self.transactions[0] and self._returning is None and refused is not ABANDONED:
+            self._recovery.after_step(transaction.steps)
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """Carry out a return that was decided, now that no step is under way."""
+        decision, self._returning = self._returning, None
+        if decision is not None:
+            for transaction in self.transactions:
+                transaction.abandon()
+            self._recovery.go_back(decision, self.steps)
 
     def check(self) -> Health:
-        """Look at weights, statistics and optimizer state; repair what can be, go back or stop where nothing can.
+        """Look at weights, statistics, optimizer state and averages; repair what can be, go back or stop if not.
 
         Raises:
             TrainingStoppedError: Something is damaged that no repair and no snapshot can mend.
         """
-        acts = not self.options.observe_only
-        health = check(self.models, self.optimizers, self.steps, acts=acts)
-        if health.findings and not health.left:
-            self._announced(Decision(action=Action.REPAIR, step=self.steps, findings=health.findings))
-        elif health.left:
-            self._go_back(health.left)
-        elif self._snapshots is not None and acts and self._snapshots.is_due(self.steps):
-            self._snapshots.take(self.steps)
+        health = self._recovery.check(self.steps)
+        self._go_back()
         return health
 
-    def _go_back(self, findings: tuple[Finding, ...]) -> None:
-        """Go back to a snapshot, or stop where there is none."""
-        at, acts = self.steps, not self.options.observe_only
-        back = self._snapshots.newest(at) if self._snapshots is not None else None
-        if back is None:
-            kept = (
-                "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
-            )
-            places = ", ".join(each.place for each in findings[:MOST_SHOWN])
-            why = f"At step {at} {places} cannot be repaired, and {kept}. Go on from a healthy checkpoint."
-            self._announced(Decision(action=Action.STOP, step=at, findings=findings, explanation=why))
-            return
-        lost = f"went back to step {back}: {at - back} steps are lost"
-        decision = Decision(action=Action.ROLL_BACK, step=at, findings=findings, explanation=lost)
-        if self._announced(decision).action is Action.ROLL_BACK and acts and self._snapshots is not None:
-            self._snapshots.go_back(at)
-            logger.warning("%s", lost)
+    def _after_load(self) -> None:
+        self._recovery.forget()
 
     # Explicit mode
 

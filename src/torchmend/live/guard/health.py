@@ -1,8 +1,9 @@
-"""The periodic check of everything that lasts from step to step: weights, statistics, optimizer state."""
+"""The periodic check of everything that lasts from step to step: weights, statistics, optimizer state, averages."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from torchmend.facts.findings import Finding
 from torchmend.live.diagnosing import diagnose_live
+from torchmend.live.guard.ownership import averaged_model, inner_model
 from torchmend.live.repairing import repair_live
 from torchmend.live.screening import is_evidently_sound
 
@@ -34,40 +36,72 @@ class Health:
     left: tuple[Finding, ...] = ()
 
 
-def check(models: Sequence[nn.Module], optimizers: Sequence[Optimizer], step: int, *, acts: bool) -> Health:
-    """Check models and optimizers; repair statistics and moments, which can be repaired without a copy.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patients:
+    """What a check looks at.
 
     Args:
         models: Whose parameters and buffers are looked at.
         optimizers: Whose state is.
+        averages: Averaged models; what is damaged in them is taken from the live ones.
+    """
+
+    models: Sequence[nn.Module] = ()
+    optimizers: Sequence[Optimizer] = ()
+    averages: Sequence[Any] = ()
+
+
+def check(patients: Patients, step: int, *, acts: bool, is_routine: bool = True) -> Health:
+    """Check models, optimizers and averages; repair statistics, moments and averages, which need no snapshot.
+
+    Args:
+        patients: What is looked at.
         step: For the log.
         acts: Whether to repair.
+        is_routine: Whether the log says so if all is well.
     """
-    if all(map(is_evidently_sound, models)) and all(map(_is_sound, optimizers)):
-        logger.info("[HEALTH CHECK] iter %d: Model health OK", step)
-        return Health()
+    health = Health() if _are_evidently_sound(patients) else _examined(patients, acts=acts)
+    if not health.findings:
+        level = logging.INFO if is_routine else logging.DEBUG
+        logger.log(level, "[HEALTH CHECK] iter %d: Model health OK", step)
+        return health
+    logger.warning("[HEALTH CHECK] iter %d: Found %d corrupted stats!", step, len(health.findings))
+    for each in health.findings[:MOST_SHOWN]:
+        logger.warning("  %s %s", each.code.value, each.place)
+    if health.repaired:
+        logger.warning("Auto-sanitized %d BatchNorm statistics.", health.repaired)
+    return health
+
+
+def _are_evidently_sound(patients: Patients) -> bool:
+    models = (*patients.models, *map(averaged_model, patients.averages))
+    return all(map(is_evidently_sound, models)) and all(map(_is_sound, patients.optimizers))
+
+
+def _examined(patients: Patients, *, acts: bool) -> Health:
     findings: list[Finding] = []
     left: list[Finding] = []
     repaired = 0
-    for at, model in enumerate(models):
-        optimizer = optimizers[at] if len(optimizers) == len(models) else optimizers[0] if at == 0 else None
+    for model, optimizer, donors in _cases(patients):
         diagnosis = diagnose_live(model, optimizer)
         findings += diagnosis.damaged
         if diagnosis.damaged and acts:
-            result = repair_live(model, optimizer)
+            result = repair_live(model, optimizer, donors=donors)
             repaired += len(result.plan.edits)
             left += result.after.damaged if result.after is not None else diagnosis.damaged
         else:
             left += diagnosis.damaged
-    if not findings:
-        logger.info("[HEALTH CHECK] iter %d: Model health OK", step)
-        return Health()
-    logger.warning("[HEALTH CHECK] iter %d: Found %d corrupted stats!", step, len(findings))
-    for each in findings[:MOST_SHOWN]:
-        logger.warning("  %s %s", each.code.value, each.place)
-    if repaired:
-        logger.warning("Auto-sanitized %d BatchNorm statistics.", repaired)
     return Health(findings=tuple(findings), repaired=repaired, left=tuple(left))
+
+
+def _cases(patients: Patients) -> Iterator[tuple[nn.Module, Optimizer | None, Sequence[nn.Module]]]:
+    """Yield each model with its optimizer, and each average with the live models that it may take from."""
+    models, optimizers = patients.models, patients.optimizers
+    for at, model in enumerate(models):
+        yield model, optimizers[at] if len(optimizers) == len(models) else optimizers[0] if at == 0 else None, ()
+    sound = [model for model in map(inner_model, models) if is_evidently_sound(model)]
+    for each in patients.averages:
+        yield averaged_model(each), None, sound
 
 
 @torch.no_grad()

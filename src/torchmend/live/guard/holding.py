@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.transaction import Transaction
+from torchmend.live.guard.transaction import ABANDONED, Transaction
 from torchmend.live.guard.wrapping import Wrapping
 
 
@@ -79,6 +80,13 @@ class HeldScaler:
         self._acts = acts
         self._stepped: set[int] = set()
         wrapping.override(scaler, step=self._step, update=self._update)
+        for each in transactions:
+            each.scale = self._scale
+
+    def _scale(self) -> Tensor | None:
+        """Return the factor on the gradients, where it lies; None if there is none."""
+        scale = getattr(self._scaler, "_scale", None)
+        return scale if isinstance(scale, Tensor) and self._scaler.is_enabled() else None
 
     def _step(self, original: Callable[..., Any], optimizer: Optimizer, *arguments: Any, **keywords: Any) -> Any:
         transaction = next((each for each in self._transactions if each.optimizer is optimizer), None)
@@ -86,7 +94,7 @@ class HeldScaler:
             self._stepped.add(id(optimizer))
             return original(optimizer, *arguments, **keywords)
         if transaction.refused is not None and not transaction.refused.by_scaler:
-            transaction.close(happened=False)
+            transaction.close(transaction.refused)
             return None
         self._stepped.add(id(optimizer))
         transaction.stepped = False
@@ -94,7 +102,7 @@ class HeldScaler:
         if not transaction.stepped:  # the scaler refused, and no optimizer hook was called
             if self._acts:
                 transaction.buffers.restore()
-            transaction.close(happened=False)
+            transaction.close(transaction.refused or ABANDONED)
         return result
 
     def _update(self, original: Callable[..., Any], new_scale: Any = None) -> Any:

@@ -1,17 +1,20 @@
 """What a guard is given: options checked by name, models and optimizers that it can guard."""
 
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.clipping import Clip
+from torchmend.live.guard.clipping import By, Clip
 from torchmend.live.guard.decisions import Decision
 from torchmend.live.guard.policy import Policy
 from torchmend.live.guard.ring import Ring
+from torchmend.live.guard.sensing.catalogue import ALL, Sensor, chosen
 
 _UNSUPPORTED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine")
 
@@ -26,9 +29,15 @@ class GuardOptions:
     Args:
         policy: How to decide.
         clip: A limit on gradients, applied after the verdict; None leaves clipping to the loop.
-        ring: How snapshots to go back to are kept; None keeps none, and weights that are damaged stop the run.
-        check_every: Steps between two checks of weights, statistics and optimizer state; 0 never checks.
+        ring: How snapshots to go back to are kept; None keeps none, and weights that are damaged stop the run. The
+            default keeps two on the host, if they take no more than 2 GiB.
+        sensors: Which look, as `Sensor`s or by their names; all by default.
+        sample_every: Steps between two looks of sampled sensors.
+        check_every: Steps between two checks of weights, statistics and optimizer state; 0 never checks, and takes no
+            snapshots.
         observe_only: Decide and report, and change nothing.
+        lazy: Whether the verdict stays on the device, so that the host never waits for it; needs fused Adam, AdamW or
+            SGD. See "Without any wait" in the guide for what it cannot do.
         hold_scheduler: Whether a scheduler that steps with the optimizer stays where it is when a step is refused.
         drop_micro_batches: Whether, under gradient accumulation, one bad micro-batch is dropped alone and the others
             count for it; costs a copy of the gradients. The loss of each must be divided by how many there are.
@@ -41,15 +50,46 @@ class GuardOptions:
 
     policy: Policy = Policy()
     clip: Clip | None = None
-    ring: Ring | None = None
+    ring: Ring | None = Ring(most_bytes=2 << 30)
+    sensors: Collection[Sensor | str] = ALL
+    sample_every: int = 50
     check_every: int = 100
     observe_only: bool = False
+    lazy: bool = False
     hold_scheduler: bool = True
     drop_micro_batches: bool = False
     safe_optimizers: bool = False
     on_decision: Callback | None = None
     log: str | os.PathLike[str] | None = None
     writer: Any = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for values without a meaning."""
+        object.__setattr__(self, "sensors", chosen(self.sensors))
+        for name, least in (("check_every", 0), ("sample_every", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.lazy:
+            self._refuse_what_waits()
+
+    def _refuse_what_waits(self) -> None:
+        percentile = self.clip is not None and self.clip.by is By.PERCENTILE
+        waits = {"drop_micro_batches": self.drop_micro_batches, "on_decision": self.on_decision is not None}
+        for name, is_set in {**waits, "clip by percentile": percentile}.items():
+            if is_set:
+                raise UserError(
+                    f"{name} has to know the verdict at once, and lazy=True never waits for it. Leave one out."
+                )
+
+
+def policy_of(options: GuardOptions) -> Policy:
+    """Return the policy, blind to what no sensor looks at."""
+    policy = options.policy
+    if Sensor.SPIKES not in options.sensors:
+        policy = replace(policy, spike=math.inf, variance_jump=math.inf, update_ratio=math.inf)
+    if Sensor.SCALER not in options.sensors:
+        policy = replace(policy, most_back_offs=sys.maxsize, most_in_a_row=sys.maxsize)
+    return policy
 
 
 def options_of(given: dict[str, Any]) -> GuardOptions:

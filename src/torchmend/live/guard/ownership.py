@@ -1,6 +1,7 @@
 """Which modules' buffers belong to which optimizer: those whose parameters it updates, or that lie nearest to them."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -11,6 +12,20 @@ Named = tuple[str, nn.Module]
 def plain(name: str) -> str:
     """Return a module's or tensor's name without the wrappers that DDP and compile put around the model."""
     return name.replace("_orig_mod.", "").removeprefix("module.").removeprefix("_orig_mod")
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """Return the model inside DDP's and `torch.compile`'s wrappers; else itself."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return inner_model(model.module)
+    return inner_model(model._orig_mod) if is_compiled(model) else model  # type: ignore[arg-type]
+
+
+def averaged_model(average: Any) -> nn.Module:
+    """Return the model inside `AveragedModel` and its like, or an empty one where there is none."""
+    inner = (getattr(average, name, None) for name in ("module", "ema", "ema_model"))
+    found = next((each for each in inner if isinstance(each, nn.Module)), average)
+    return inner_model(found) if isinstance(found, nn.Module) else nn.Module()
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -34,6 +49,22 @@ def may_be_hooked(models: Sequence[nn.Module]) -> set[nn.Module]:
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """Return an optimizer's parameters in the order of its groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def announcing_parameters(models: Sequence[nn.Module], optimizer: Optimizer) -> list[Tensor]:
+    """Return parameters of which at least one gets a gradient in every backward pass that reaches the optimizer's.
+
+    One for each module is enough, for a module's parameters get theirs together; a hook on each of them would cost a
+    call each. Those that belong to no module are all returned.
+    """
+    own = {each for each in parameters_of(optimizer) if each.requires_grad}
+    found: list[Tensor] = []
+    for model in models:
+        for module in model.modules():
+            of_module = [each for each in module._parameters.values() if each is not None and each in own]
+            found += of_module[:1]
+            own.difference_update(of_module)
+    return [*found, *own]
 
 
 def names_of(models: Sequence[nn.Module], optimizer: Optimizer) -> dict[Tensor, str]:

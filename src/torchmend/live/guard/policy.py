@@ -10,37 +10,61 @@ from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.rules.evidence import finding
 
+LEAST_SPREAD = 0.1
+"""Of the logarithm of a loss or a norm: one part in ten."""
+
+MOST_MOVED, FEW = 4.0, 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How the guard decides.
 
+    A step is an outlier when at least two of four signals agree: the logarithms of loss and of gradient norm lie
+    `spike` standard deviations above their running means; a running variance grew `variance_jump`-fold; an update was
+    larger than `update_ratio` times its matrix. One alone is no ground: on a clean run of small batches each happens.
+
     Args:
-        most_refusals: So many refusals in the last `window` steps with one origin stop the run.
+        most_refusals: So many refusals in the last `window` steps with one origin send the run back, or stop it.
         window: Steps that are remembered for that.
         most_back_offs: So many steps that the GradScaler refused within `back_off_window` are worth a warning.
         back_off_window: Steps that are remembered for that.
-        spike: How many standard deviations the logarithms of loss and gradient norm must both lie above their
-            running means for a step to be refused as an outlier; infinity never refuses for that.
-        warm_up: Steps before the running means count.
+        most_in_a_row: So many steps in a row that the GradScaler refused send the run back, or stop it.
+        most_outliers: So many outliers in the last `window` steps send the run back, or lower the learning rate.
+        spike: Standard deviations; infinity never takes a step for an outlier.
+        variance_jump: A factor.
+        update_ratio: Norm of the update of a matrix, relative to its own.
+        rate_factor: Learning rates are multiplied by it when they are lowered, above 0 and at most 1.
+        warm_up: Steps before any step is taken for an outlier.
     """
 
     most_refusals: int = 8
     window: int = 32
     most_back_offs: int = 3
     back_off_window: int = 10
+    most_in_a_row: int = 24
+    most_outliers: int = 3
     spike: float = 6.0
-    warm_up: int = 100
+    variance_jump: float = 4.0
+    update_ratio: float = 1.0
+    rate_factor: float = 0.5
+    warm_up: int = 20
 
     def __post_init__(self) -> None:
         """Raise UserError for values without a meaning."""
-        for name, least in (("most_refusals", 1), ("window", 1), ("most_back_offs", 1), ("warm_up", 0)):
+        counts = ("most_refusals", "window", "most_back_offs", "back_off_window", "most_in_a_row", "most_outliers")
+        for name, least in (*((name, 1) for name in counts), ("warm_up", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.window < self.most_refusals:
-            raise UserError(f"window is {self.window}; it must be at least most_refusals, {self.most_refusals}.")
-        if not self.spike > 0:
-            raise UserError(f"spike is {self.spike}; it must be above 0 (math.inf never refuses an outlier).")
+        if self.window < max(self.most_refusals, self.most_outliers):
+            least = max(self.most_refusals, self.most_outliers)
+            raise UserError(f"window is {self.window}; it must be at least most_refusals and most_outliers, {least}.")
+        for name in ("spike", "variance_jump", "update_ratio", "rate_factor"):
+            if not getattr(self, name) > 0:
+                never = "" if name == "rate_factor" else " (math.inf switches it off)"
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0{never}.")
+        if self.rate_factor > 1:
+            raise UserError(f"rate_factor is {self.rate_factor}; it must be at most 1.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +82,28 @@ class Running:
     count: int = 0
 
     def deviation(self, value: float) -> float:
-        """Return by how many standard deviations a positive value's logarithm lies above the mean."""
-        spread = math.sqrt(self.variance) or 1e-3
-        return (math.log(value) - self.mean) / spread if value > 0 and math.isfinite(value) else 0.0
+        """Return by how many standard deviations a positive value's logarithm lies above the mean.
+
+        Deviations are no smaller than `LEAST_SPREAD`: a loss that stands still has next to none.
+        """
+        return (math.log(value) - self.mean) / self.spread if value > 0 and math.isfinite(value) else 0.0
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation, no smaller than `LEAST_SPREAD`."""
+        return max(math.sqrt(self.variance), LEAST_SPREAD)
 
     def with_value(self, value: float, weight: float = 0.02) -> "Running":
-        """Take in a value; one that is not finite and positive is passed over, so that it cannot poison the rest."""
+        """Take in a value; one that is not finite and positive is passed over, so that it cannot poison the rest.
+
+        Once there are a few, none counts for more than `MOST_MOVED` deviations, so that it does not hide what follows.
+        """
         if not (value > 0 and math.isfinite(value)):
             return self
         share = max(weight, 1 / (self.count + 1))
         moved = math.log(value) - self.mean
+        if self.count >= FEW:
+            moved = min(max(moved, -MOST_MOVED * self.spread), MOST_MOVED * self.spread)
         mean = self.mean + share * moved
         return Running(mean=mean, variance=(1 - share) * (self.variance + share * moved * moved), count=self.count + 1)
 
@@ -79,15 +115,19 @@ class PolicyState:
     Args:
         refusals: Step and origin of the refusals within the window, oldest first.
         back_offs: Steps that the GradScaler refused within its window.
+        in_a_row: How many steps up to now it refused one after the other.
         norms: Of the gradient norms of steps that happened.
         losses: Of their losses.
+        outliers: Steps within the window that were outliers.
         outlier: The last step that was refused as an outlier; -1 if none was.
     """
 
     refusals: tuple[tuple[int, str], ...] = ()
     back_offs: tuple[int, ...] = ()
+    in_a_row: int = 0
     norms: Running = Running()
     losses: Running = Running()
+    outliers: tuple[int, ...] = ()
     outlier: int = -1
 
 
@@ -99,31 +139,93 @@ def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[Polic
         state: What is remembered of earlier steps.
         seen: The step.
     """
-    findings = tuple(_findings(policy, state, seen))
-    bad = tuple(each for each in findings if each.severity is Severity.ERROR)
-    if not bad:
-        action = Action.LOG if findings else Action.PROCEED
-        return _happened(policy, state, seen), Decision(action=action, step=seen.step, findings=findings)
-    by_scaler = seen.scaled and not seen.gradients_finite
-    if by_scaler:
-        recent = (*(step for step in state.back_offs if step > seen.step - policy.back_off_window), seen.step)
-        state = replace(state, back_offs=recent)
-        if len(recent) >= policy.most_back_offs and seen.step >= policy.warm_up:
-            findings = (*findings, _collapsing(recent, policy))
-        return state, Decision(
-            action=Action.REFUSE, step=seen.step, findings=findings, origin=seen.origin, by_scaler=True
-        )
-    outlier = seen.step if bad[0].code is Code.TRAINING_SPIKE else state.outlier
-    refusals = (*_recent(state.refusals, seen.step - policy.window), (seen.step, seen.origin))
-    state = replace(state, refusals=refusals, outlier=outlier)
-    same = [step for step, at in refusals if at == seen.origin]
-    decision = Decision(action=Action.REFUSE, step=seen.step, findings=findings, origin=seen.origin)
-    if len(same) >= policy.most_refusals:
-        decision = replace(decision, action=Action.STOP, explanation=_why_stop(same, seen, bad[0]))
+    bad = tuple(_damage(seen))
+    if seen.scaled and not seen.gradients_finite:
+        return _refused_by_scaler(policy, state, seen, bad)
+    if bad:
+        return _refused(policy, state, seen, bad)
+    odd = tuple(_oddities(seen))
+    signals = _signals(policy, state, seen)
+    if len(signals) > 1:
+        return _outlier(policy, state, seen, (_spike(signals), *odd))
+    decision = _decision(Action.LOG if odd else Action.PROCEED, seen, odd)
+    return _happened(policy, state, seen), replace(decision, is_odd=True) if signals else decision
+
+
+def _signals(policy: Policy, state: PolicyState, seen: Observation) -> tuple[str, ...]:
+    """Return which signals say that a step is out of all proportion, in words; none before the warm-up is over."""
+    if state.norms.count < policy.warm_up or not seen.gradients_finite:
+        return ()
+    found = []
+    loss = seen.loss if seen.loss is not None and state.losses.count >= policy.warm_up else 0.0
+    if seen.loss is not None and not math.isfinite(seen.loss) and seen.gradient_norm > 0:
+        found.append(f"the loss is {seen.loss:g} though gradients are not zero")
+    for name, value, running in (("loss", loss, state.losses), ("gradient norm", seen.gradient_norm, state.norms)):
+        if (above := running.deviation(value)) > policy.spike:
+            found.append(f"{name} {value:g} lies {above:.1f} standard deviations above what it was")
+    if seen.variance_jump > policy.variance_jump:
+        found.append(f"a running variance grew {seen.variance_jump:.3g}-fold")
+    if seen.update_ratio > policy.update_ratio:
+        found.append(f"an update was {seen.update_ratio:.3g} times as large as its matrix")
+    return tuple(found)
+
+
+def _refused_by_scaler(
+    policy: Policy, state: PolicyState, seen: Observation, bad: tuple[Finding, ...]
+) -> tuple[PolicyState, Decision]:
+    recent = (*(step for step in state.back_offs if step > seen.step - policy.back_off_window), seen.step)
+    state = replace(state, back_offs=recent, in_a_row=state.in_a_row + 1)
+    if len(recent) >= policy.most_back_offs and state.norms.count >= policy.warm_up:
+        bad = (*bad, _collapsing(recent, policy))
+    decision = replace(_decision(Action.REFUSE, seen, bad), by_scaler=True)
+    if state.in_a_row >= policy.most_in_a_row:
+        first = seen.step - state.in_a_row + 1
+        return _escalated(state, seen, replace(decision, by_scaler=False), state.in_a_row, first)
     return state, decision
 
 
-def _findings(policy: Policy, state: PolicyState, seen: Observation) -> Iterator[Finding]:
+def _refused(
+    policy: Policy, state: PolicyState, seen: Observation, bad: tuple[Finding, ...]
+) -> tuple[PolicyState, Decision]:
+    refusals = (*_recent(state.refusals, seen.step - policy.window), (seen.step, seen.origin))
+    state = replace(state, refusals=refusals, in_a_row=0)
+    same = [step for step, at in refusals if at == seen.origin]
+    decision = _decision(Action.REFUSE, seen, bad)
+    if len(same) >= policy.most_refusals:
+        return _escalated(state, seen, decision, len(same), same[0])
+    return state, decision
+
+
+def _escalated(
+    state: PolicyState, seen: Observation, decision: Decision, count: int, first: int
+) -> tuple[PolicyState, Decision]:
+    """Go back, with smaller learning rates, if steps have happened since the start or the last return; else stop."""
+    if seen.can_go_back and state.norms.count:
+        return PolicyState(), replace(decision, action=Action.ROLL_BACK, lowers_rate=True)
+    explanation = _why_stop(count, first, seen, decision.findings[0])
+    return state, replace(decision, action=Action.STOP, explanation=explanation)
+
+
+def _outlier(
+    policy: Policy, state: PolicyState, seen: Observation, findings: tuple[Finding, ...]
+) -> tuple[PolicyState, Decision]:
+    """Refuse a single outlier, never two in a row: the steps that would be refused may be those that heal."""
+    outliers = (*(step for step in state.outliers if step > seen.step - policy.window), seen.step)
+    if len(outliers) >= policy.most_outliers:
+        action = Action.ROLL_BACK if seen.can_go_back else Action.LOWER_RATE
+        return PolicyState(), replace(_decision(action, seen, findings), lowers_rate=True)
+    state = replace(state, outliers=outliers)
+    if state.outlier >= max(seen.step - 1, 0):
+        return _happened(policy, state, seen), _decision(Action.LOG, seen, findings)
+    return replace(state, outlier=seen.step), _decision(Action.REFUSE, seen, findings)
+
+
+def _decision(action: Action, seen: Observation, findings: tuple[Finding, ...]) -> Decision:
+    origin = "" if action in (Action.PROCEED, Action.LOG) else seen.origin
+    return Decision(action=action, step=seen.step, findings=findings, origin=origin)
+
+
+def _damage(seen: Observation) -> Iterator[Finding]:
     if not seen.gradients_finite:
         yield finding(
             Code.GRADIENT_NOT_FINITE, Severity.ERROR, detail=_at(seen.gradient, f"norm {seen.gradient_norm:g}")
@@ -132,34 +234,27 @@ def _findings(policy: Policy, state: PolicyState, seen: Observation) -> Iterator
         yield finding(Code.MEAN_NOT_FINITE, Severity.ERROR, detail=_at(seen.buffer, "written by this forward pass"))
     if seen.were_sound and not seen.variances_valid:
         yield finding(Code.VARIANCE_NEGATIVE, Severity.ERROR, detail=_at(seen.buffer, "written by this forward pass"))
-    if seen.loss is not None and not math.isfinite(seen.loss) and seen.gradients_finite:
+
+
+def _oddities(seen: Observation) -> Iterator[Finding]:
+    if seen.loss is not None and not math.isfinite(seen.loss):
         zero = "the gradients are zero" if seen.gradient_norm == 0 else "the gradients are finite"
         yield finding(Code.TRAINING_LOSS_NOT_FINITE, Severity.WARNING, detail=f"{seen.loss:g}, and {zero}")
-    if _is_outlier(policy, state, seen):
-        detail = (
-            f"loss {seen.loss:g} and gradient norm {seen.gradient_norm:g} lie "
-            f"{state.losses.deviation(seen.loss or 0):.1f} and {state.norms.deviation(seen.gradient_norm):.1f} "
-            "standard deviations above what they were"
-        )
-        yield finding(Code.TRAINING_SPIKE, Severity.ERROR, detail=detail)
 
 
-def _is_outlier(policy: Policy, state: PolicyState, seen: Observation) -> bool:
-    """Return whether loss and gradient norm agree that a step is out of all proportion.
-
-    Two in a row are never refused: what looks like an outlier twice is where the training has gone.
-    """
-    if seen.loss is None or not seen.gradients_finite or state.outlier >= max(seen.step - 1, 0):
-        return False
-    if min(state.losses.count, state.norms.count) < policy.warm_up:
-        return False
-    return min(state.losses.deviation(seen.loss), state.norms.deviation(seen.gradient_norm)) > policy.spike
+def _spike(signals: tuple[str, ...]) -> Finding:
+    return finding(Code.TRAINING_SPIKE, Severity.ERROR, detail="; ".join(signals))
 
 
 def _happened(policy: Policy, state: PolicyState, seen: Observation) -> PolicyState:
-    losses = state.losses if seen.loss is None else state.losses.with_value(seen.loss)
-    recent = _recent(state.refusals, seen.step - policy.window)
-    return replace(state, norms=state.norms.with_value(seen.gradient_norm), losses=losses, refusals=recent)
+    return PolicyState(
+        refusals=_recent(state.refusals, seen.step - policy.window) if state.refusals else (),
+        back_offs=state.back_offs,
+        norms=state.norms.with_value(seen.gradient_norm),
+        losses=state.losses if seen.loss is None else state.losses.with_value(seen.loss),
+        outliers=state.outliers,
+        outlier=state.outlier,
+    )
 
 
 def _recent(refusals: tuple[tuple[int, str], ...], after: int) -> tuple[tuple[int, str], ...]:
@@ -175,10 +270,10 @@ def _collapsing(recent: tuple[int, ...], policy: Policy) -> Finding:
     return finding(Code.SCALER_COLLAPSING, Severity.WARNING, detail=detail)
 
 
-def _why_stop(same: list[int], seen: Observation, first: Finding) -> str:
+def _why_stop(count: int, first: int, seen: Observation, reason: Finding) -> str:
     where = f" at {seen.origin}" if seen.origin else ""
     return (
-        f"{len(same)} of the last {seen.step - same[0] + 1} steps were refused for the same reason{where} "
-        f"({first.code.value}: {first.detail}), so the fault is in the set-up and not in a batch. "
-        f"{first.remedy} `torchmend explain {first.code.value}` tells more."
+        f"{count} of the last {seen.step - first + 1} steps were refused for the same reason{where} "
+        f"({reason.code.value}: {reason.detail}), so the fault is in the set-up and not in a batch. "
+        f"{reason.remedy} `torchmend explain {reason.code.value}` tells more."
     )

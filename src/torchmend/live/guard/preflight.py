@@ -1,6 +1,7 @@
 """Before the first step: what in a model and its optimizer will go wrong later."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
 from torchmend.live.diagnosing import diagnose_live
+from torchmend.live.guard.wrapping import Hook, Wrapping
 from torchmend.rules.evidence import finding
 
 MOST_MOMENTUM = 0.5
@@ -50,6 +52,35 @@ def _of_optimizer(optimizer: Optimizer) -> Iterator[Finding]:
             if isinstance(eps, float) and 0 < eps < torch.finfo(kind).tiny and torch.finfo(kind).bits < 32:
                 short = str(kind).removeprefix("torch.")
                 yield _risky(f"eps {eps:g} is zero in {short}: a moment of zero divides by it; use 1e-4 or more")
+
+
+def watch_loads(optimizer: Optimizer, tell: Callable[[Sequence[Finding]], None], wrapping: Wrapping) -> None:
+    """Have it told when an optimizer's state is loaded into narrower moments than were saved.
+
+    `Optimizer.load_state_dict` casts moments to the type of their parameters: 1e-9 becomes 0 in float16.
+    """
+
+    def before_load(optimizer: Optimizer, state: dict[str, Any]) -> None:
+        tell(tuple(_narrowed(optimizer, state)))
+
+    wrapping.hook(optimizer.register_load_state_dict_pre_hook(Hook(before_load)))
+
+
+def _narrowed(optimizer: Optimizer, state: dict[str, Any]) -> Iterator[Finding]:
+    keys = [key for group in state["param_groups"] for key in group["params"]]
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    narrowed = {
+        (str(moment.dtype).removeprefix("torch."), str(parameter.dtype).removeprefix("torch."))
+        for key, parameter in zip(keys, parameters, strict=False)
+        for name, moment in state["state"].get(key, {}).items()
+        if name != "step" and isinstance(moment, torch.Tensor) and moment.is_floating_point()
+        and parameter.is_floating_point() and moment.element_size() > parameter.element_size()
+    }  # fmt: skip
+    for wide, narrow in sorted(narrowed):
+        yield _risky(
+            f"moments saved in {wide} become {narrow}: load_state_dict casts them to their parameters' type, and small "
+            "ones become zero; keep the parameters in the type in which they were trained"
+        )
 
 
 def _risky(detail: str) -> Finding:

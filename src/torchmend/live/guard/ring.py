@@ -1,7 +1,7 @@
 """Snapshots of a run to go back to, taken when it was seen to be healthy."""
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,15 @@ class Ring:
         lag: Going back takes the newest that is at least so many steps old: slow divergence shows late.
         device: Where they lie: "cpu" spares the accelerator's memory; None leaves them beside the model.
         retries: So many returns to the same snapshot stop the run.
+        most_bytes: No snapshots are kept if they would take more; None sets no limit.
     """
 
-    every: int = 200
+    every: int = 100
     keep: int = 2
     lag: int = 0
     device: str | None = "cpu"
     retries: int = 3
+    most_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for values without a meaning."""
@@ -72,6 +74,11 @@ class Snapshots:
         self._kept: deque[_Snapshot] = deque(maxlen=ring.keep)
 
     @property
+    def fits(self) -> bool:
+        """Whether the snapshots take no more than they may."""
+        return self._ring.most_bytes is None or self.nbytes <= self._ring.most_bytes
+
+    @property
     def nbytes(self) -> int:
         """Bytes that all snapshots will take, optimizer state counted as if there were two moments."""
         parameters = sum(p.nbytes for model in self._models for p in model.parameters())
@@ -79,8 +86,8 @@ class Snapshots:
         return self._ring.keep * (3 * parameters + buffers)
 
     def is_due(self, step: int) -> bool:
-        """Return whether so many steps have gone by since the last one."""
-        return not self._kept or step - self._kept[-1].step >= self._ring.every
+        """Return whether there is none yet, or the time of the next one has come."""
+        return not self._kept or step // self._ring.every > self._kept[-1].step // self._ring.every
 
     @torch.no_grad()
     def take(self, step: int) -> None:
@@ -106,9 +113,17 @@ class Snapshots:
         usable = [each for each in self._kept if each.step <= step - self._ring.lag]
         return usable[-1] if usable and usable[-1].used < self._ring.retries else None
 
+    def forget(self) -> None:
+        """Drop all snapshots: the run goes on from another state."""
+        self._kept.clear()
+
     @torch.no_grad()
-    def go_back(self, step: int) -> None:
-        """Put the run back to the newest snapshot that is old enough; those that are newer are dropped."""
+    def go_back(self, step: int) -> int:
+        """Put the run back to the newest snapshot that is old enough; those that are newer are dropped.
+
+        Returns:
+            How often the run went back to this one, now included.
+        """
         snapshot = self._usable(step)
         assert snapshot is not None, "there is a snapshot only if `newest` says so"
         snapshot.used += 1
@@ -123,6 +138,7 @@ class Snapshots:
         for each, state in zip(self._others, snapshot.others, strict=True):
             each.load_state_dict(state)
         _set_random_state(snapshot.random)
+        return snapshot.used
 
     def _copy(self, tensor: Tensor) -> Tensor:
         device = self._ring.device or tensor.device
@@ -132,7 +148,8 @@ class Snapshots:
         if isinstance(value, Tensor):
             return self._copy(value)
         if isinstance(value, dict):
-            return {key: self._copied(each) for key, each in value.items()}
+            copied = {key: self._copied(each) for key, each in value.items()}
+            return Counter(copied) if isinstance(value, Counter) else copied  # MultiStepLR keeps its milestones in one
         if isinstance(value, list | tuple):
             return rebuilt(value, map(self._copied, value))
         return value

@@ -11,17 +11,31 @@ from torch.optim import Optimizer
 
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.clipping import Clipper
-from torchmend.live.guard.decisions import Decision
+from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.micro import MicroBatches
-from torchmend.live.guard.ownership import Named, is_compiled, may_be_hooked, names_of, parameters_of
-from torchmend.live.guard.sensors import Sight, look
+from torchmend.live.guard.ownership import (
+    Named,
+    announcing_parameters,
+    is_compiled,
+    may_be_hooked,
+    names_of,
+    parameters_of,
+)
+from torchmend.live.guard.sensing.catalogue import Sensor
+from torchmend.live.guard.sensing.reading import Figures, confirmed, measure, observation
+from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
 from torchmend.live.guard.skipping import Standstill, drop_gradients, empty_gradients, is_skipped_by_empty_gradients
 from torchmend.live.guard.wrapping import Hook, Wrapping
 
-Judge = Callable[["Transaction", Sight], Decision]
+Judge = Callable[["Transaction", Observation], Decision]
 """Asked once a backward pass; may raise what stops the run."""
 
-Closed = Callable[["Transaction", bool], None]
+Closed = Callable[["Transaction", Decision | None], None]
+"""Told the end of each step, with the decision that kept it from happening, if one did."""
+
+
+ABANDONED = Decision(action=Action.REFUSE, step=-1)
+"""Of a step that will not come to its end, because of an error or because the scaler left it out."""
 
 
 class _EndOfBackward:
@@ -54,9 +68,10 @@ class Transaction:
         models: To name parameters by.
         modules: Whose buffers it owns.
         judge: Decides at the end of each backward pass.
-        closed: Told the end of each step, and whether it happened.
+        closed: Told the end of each step.
         acts: Whether decisions are carried out, or only made.
         safe: Whether the optimizer is declared to do nothing without gradients.
+        sensors: Which look at each step.
     """
 
     def __init__(
@@ -69,11 +84,15 @@ class Transaction:
         *,
         acts: bool,
         safe: bool,
+        sensors: frozenset[Sensor],
     ) -> None:
         self.optimizer = optimizer
         self.buffers = BufferStore(modules)
         self.loss: Tensor | None = None
-        self.sight = Sight()
+        self.scale: Callable[[], Tensor | None] = lambda: None
+        self.sampled_forward: SampledForward | None = None
+        self.sampled_updates: SampledUpdates | None = None
+        self.seen = Observation()
         self.clipper: Clipper | None = None
         self.micro: MicroBatches | None = None
         self.refused: Decision | None = None
@@ -84,6 +103,7 @@ class Transaction:
         self._judge = judge
         self._closed = closed
         self._acts = acts
+        self._sensors = sensors
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
         self._sentinel: Tensor | None = None
@@ -93,6 +113,10 @@ class Transaction:
         self._goes_on = False
         self._in_step = False
         self._standstill: Standstill | None = None
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        """The optimizer's parameters by name."""
+        return {name: parameter for parameter, name in self._names.items()}
 
     @property
     def _names(self) -> dict[Tensor, str]:
@@ -120,9 +144,8 @@ class Transaction:
                 continue
             if module._buffers or is_compiled(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
                 wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
-        for each in parameters_of(self.optimizer):
-            if each.requires_grad:
-                wrapping.hook(each.register_hook(Hook(self._on_gradient)))  # type: ignore[no-untyped-call]
+        for each in announcing_parameters(self._models, self.optimizer):
+            wrapping.hook(each.register_hook(Hook(self._on_gradient)))  # type: ignore[no-untyped-call]
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
@@ -132,6 +155,8 @@ class Transaction:
 
     def _on_gradient(self, _: Tensor) -> None:
         """Have the end of this backward pass announced, once; the engine may call from a thread for each device."""
+        if self._queued() is not None:
+            return
         with self._lock:
             if self._queued() is None:
                 self._goes_on = not self._is_new_window()  # now: gradients may be other tensors when it has ended
@@ -147,23 +172,45 @@ class Transaction:
             return
         self.refused = None
         self.begin()
-        gradients = {name: each.grad for each, name in self._names.items() if each.grad is not None}
-        self._judged = bool(gradients)
-        loss, self.loss = self.loss, None
-        self.sight = look(gradients, self.buffers.watched(), loss)
-        decision = self._judge(self, self.sight)
+        decision = self._judge(self, self._look())
         parameters = parameters_of(self.optimizer)
         if decision.happens or not self._acts:
             if self.micro is not None:
                 self.micro.keep(parameters)
-        elif self.micro is not None and not decision.by_scaler:
+        elif self.micro is not None and not decision.by_scaler and decision.action is Action.REFUSE:
             self.micro.drop(parameters)
             self.refused = decision if self.micro.good == 0 else None
         else:
             self.refused = decision
             self._undo(decision)
         if self.refused is None and self._in_step and self.clipper is not None:
-            self._clip(self.clipper)
+            self.clipper.clip(parameters)
+
+    def _look(self) -> Observation:
+        """Look at what backward left, with one read from the device if all is well."""
+        gradients, figures = self._measured()
+        self.seen = confirmed(observation(figures, figures.values.tolist()), gradients, self.buffers.first_bad)
+        if self.clipper is not None:
+            self.clipper.note(self.seen.gradient_norm, parameters_of(self.optimizer))
+        return self.seen
+
+    def _measured(self) -> tuple[dict[str, Tensor], Figures]:
+        """Return the gradients by name, and the figures of this step, still on the device."""
+        gradients = {name: each.grad for each, name in self._names.items() if each.grad is not None}
+        self._judged = bool(gradients)
+        loss, self.loss = self.loss, None
+        extras = self.sampled_forward.close() if self.sampled_forward is not None else []
+        if self.sampled_updates is not None:
+            extras += self.sampled_updates.collected()
+        figures = measure(
+            [*gradients.values()] if Sensor.GRADIENTS in self._sensors else [],
+            self.buffers.watched() if Sensor.BUFFERS in self._sensors else [],
+            loss if Sensor.LOSS in self._sensors else None,
+            self.scale(),
+            extras,
+            self.steps,
+        )
+        return gradients, figures
 
     def _undo(self, decision: Decision) -> None:
         self.buffers.restore()
@@ -206,22 +253,24 @@ class Transaction:
             if self.micro is not None:
                 self.micro.renormalise(parameters_of(self.optimizer))
             if self.clipper is not None:
-                self._clip(self.clipper)
-
-    def _clip(self, clipper: Clipper) -> None:
-        """Clip to a norm that is that of the gradients now: a scaler, or the loop, may have changed them since."""
-        gradients = [each.grad for each in parameters_of(self.optimizer) if each.grad is not None]
-        if gradients:
-            clipper.apply(gradients, float(torch.nn.utils.get_total_norm(gradients)))
+                self.clipper.clip(parameters_of(self.optimizer), getattr(self.optimizer, "grad_scale", None))
+            if self.sampled_updates is not None:
+                self.sampled_updates.before(self.steps)
 
     def _after_step(self, *_: Any) -> None:
         if self.refused is not None and self._standstill is not None:
             self._standstill.put_back()
             self.buffers.restore()
-        self.close(happened=self.refused is None)
+        if self.sampled_updates is not None:
+            self.sampled_updates.after()
+        self.close(self.refused)
 
-    def close(self, *, happened: bool) -> None:
-        """End the step: the next forward pass begins another."""
+    def close(self, refused: Decision | None) -> None:
+        """End the step: the next forward pass begins another.
+
+        Args:
+            refused: What kept it from happening, if anything did.
+        """
         if self.refused is not None:
             drop_gradients(parameters_of(self.optimizer))
         self.steps += 1
@@ -230,7 +279,7 @@ class Transaction:
         self._sentinel = None
         self._standstill, self._in_step = None, False
         self.is_open = False
-        self._closed(self, happened)
+        self._closed(self, refused)
 
     def abandon(self) -> None:
         """Undo what the forward pass wrote in a step that will not come to its end."""
@@ -238,7 +287,7 @@ class Transaction:
             self._standstill.put_back()
         if self.is_open:
             self.buffers.restore()
-            self.close(happened=False)
+            self.close(ABANDONED)
 
     def let_go(self) -> None:
         """Leave nothing to a step that was refused: no gradient, not the marker either."""

@@ -1,0 +1,154 @@
+"""What happens after a step: the periodic check, snapshots, and the way back to one."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from torchmend.facts.findings import Finding
+from torchmend.live.guard.decisions import Action, Decision
+from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check
+from torchmend.live.guard.options import GuardOptions
+from torchmend.live.guard.ranks import any_rank
+from torchmend.live.guard.rates import lower
+from torchmend.live.guard.ring import Snapshots
+from torchmend.live.guard.sensing.catalogue import Sensor
+
+logger = logging.getLogger("torchmend.guard")
+
+Announce = Callable[[Decision], Decision]
+"""Tells a decision, and returns the one that is carried out; raises for one that stops the run."""
+
+LEAST_GAP = 10
+"""Steps between two checks that only a suspicion asks for."""
+
+
+class Recovery:
+    """Checks what lasts, keeps snapshots of what was seen to be healthy, and goes back to them.
+
+    Args:
+        models: As the guard was given them.
+        optimizers: The same.
+        schedulers: The same.
+        averages: The same.
+        scaler: The same.
+        options: Of the guard.
+        announce: Told every decision.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        schedulers: Sequence[Any],
+        averages: Sequence[Any],
+        scaler: Any,
+        options: GuardOptions,
+        announce: Announce,
+    ) -> None:
+        self._models, self._optimizers, self._schedulers = models, optimizers, schedulers
+        self._options = options
+        self._announce = announce
+        self._acts = not options.observe_only
+        self._patients = Patients(
+            models=models if Sensor.STATE in options.sensors else (),
+            optimizers=optimizers if Sensor.STATE in options.sensors else (),
+            averages=averages if Sensor.AVERAGES in options.sensors else (),
+        )
+        self._suspects = False
+        self._checked = -LEAST_GAP
+        self._snapshots: Snapshots | None = None
+        if options.ring is not None and self._acts:
+            others = [each for each in (scaler, *schedulers, *averages) if each is not None]
+            self._keep(Snapshots(options.ring, models, optimizers, others))
+
+    def _keep(self, snapshots: Snapshots) -> None:
+        if snapshots.fits:
+            self._snapshots = snapshots
+            logger.info("The ring of snapshots will take %.1f MB.", snapshots.nbytes / 1e6)
+        else:
+            logger.warning(
+                "No snapshots are kept to go back to: they would take %.1f GB. ring=Ring() keeps them all the same.",
+                snapshots.nbytes / 1e9,
+            )
+
+    def suspect(self) -> None:
+        """Have everything checked when this step has ended."""
+        self._suspects = True
+
+    def forget(self) -> None:
+        """Drop the snapshots, after another state was loaded."""
+        if self._snapshots is not None:
+            self._snapshots.forget()
+
+    def can_go_back(self, step: int) -> bool:
+        """Return whether there is a snapshot to go back to."""
+        return self._snapshots is not None and self._snapshots.newest(step) is not None
+
+    def after_step(self, step: int) -> None:
+        """Check if it is time to, or if something is suspected.
+
+        Args:
+            step: How many steps have come to their end.
+        """
+        every = self._options.check_every
+        if not every:
+            return
+        is_routine = step % every == 0
+        is_suspect = self._suspects and step - self._checked >= LEAST_GAP
+        is_kept = self._snapshots is not None and self._snapshots.is_due(step)
+        self._suspects = False
+        if is_routine or is_suspect or is_kept:
+            self.check(step, is_routine=is_routine)
+
+    def check(self, step: int, *, is_routine: bool = True) -> Health:
+        """Look at weights, statistics, optimizer state and averages; repair what can be; announce a return if not.
+
+        Raises:
+            TrainingStoppedError: Something is damaged that no repair and no snapshot can mend.
+        """
+        self._checked = step
+        health = check(self._patients, step, acts=self._acts, is_routine=is_routine)
+        is_lost = any_rank(bool(health.left), self._models)
+        if health.findings and not is_lost:
+            self._announce(Decision(action=Action.REPAIR, step=step, findings=health.findings))
+        elif is_lost and self.can_go_back(step):
+            self._announce(Decision(action=Action.ROLL_BACK, step=step, findings=health.left))
+        elif is_lost:
+            self._stop(step, health.left)
+        elif self._snapshots is not None and self._snapshots.is_due(step):
+            self._snapshots.take(step)
+        return health
+
+    def go_back(self, decision: Decision, step: int) -> None:
+        """Go back to a snapshot; stop where there is none.
+
+        Args:
+            decision: To do so.
+            step: How many steps have come to their end.
+        """
+        back = self._snapshots.newest(step) if self._snapshots is not None else None
+        if self._snapshots is None or back is None:
+            self._stop(step, decision.findings)
+            return
+        used = self._snapshots.go_back(step)
+        lost = f"went back to step {back}: {step - back} steps are lost"
+        if decision.lowers_rate or used > 1:
+            factor = self._options.policy.rate_factor**used
+            lower(self._optimizers, self._schedulers, factor)
+            lost += f"; learning rates are {factor:g} of what they were"
+        logger.warning("%s", lost)
+
+    def _stop(self, step: int, findings: Sequence[Finding]) -> None:
+        kept = "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
+        places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN])
+        why = f"At step {step} {places} cannot be repaired, and {kept}. Go on from a healthy checkpoint."
+        self._announce(Decision(action=Action.STOP, step=step, findings=tuple(findings), explanation=why))
+
+    def lower_rates(self) -> None:
+        """Make all learning rates smaller."""
+        factor = self._options.policy.rate_factor
+        lower(self._optimizers, self._schedulers, factor)
+        logger.warning("learning rates are %g of what they were", factor)

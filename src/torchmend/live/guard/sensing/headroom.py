@@ -1,0 +1,153 @@
+"""How far activations in float16 are from its largest number, some steps before they reach it."""
+
+import functools
+import math
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from torchmend.facts.codes import Code, Severity
+from torchmend.facts.findings import Finding
+from torchmend.live.guard.sensing.places import and_more, home_of, hookable, is_plain
+from torchmend.live.guard.wrapping import Hook
+from torchmend.rules.evidence import finding
+
+LARGEST = 65504.0
+"""The largest float16."""
+
+LEAST_BITS = 3.0
+"""Bits of headroom below which a module is told: in one reproduced run they came 18 steps before the overflow."""
+
+OVERFLOWED = -1.0
+"""Bits of headroom of a module whose output is infinite: a whole bit less than of one that just fits."""
+
+NEVER_MASK = (nn.Linear, nn.Bilinear, _ConvNd, _NormBase)
+"""Modules that put no -Inf into their output on purpose; elsewhere it may be a mask."""
+
+_HALVES = (torch.float16, torch.complex32)
+
+
+class Headroom:
+    """Looks at what modules put out in float16 during a sampled step.
+
+    Args:
+        models: Whose modules; those inside a compiled wrapper are not seen.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self._models = models
+        self._handles: list[Any] = []
+        self._extremes: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._masks: dict[str, bool] = {}
+        self._names: list[str] = []
+        self._told: dict[str, float] = {}
+
+    def open(self) -> None:
+        """Hook the modules, before the forward pass of a sampled step. What was open is dropped."""
+        self._drop()
+        for name, module in hookable(self._models):
+            self._masks[name] = not isinstance(module, NEVER_MASK)
+            hook = Hook(functools.partial(self._after_forward, name))
+            self._handles.append(module.register_forward_hook(hook))
+
+    def close(self) -> Tensor | None:
+        """Remove the hooks.
+
+        Returns:
+            The figures for `judge`, float32 of shape (2 x modules,), in order of execution; None if nothing was
+            put out in float16.
+        """
+        extremes = self._extremes
+        self._drop()
+        self._names = [name for name, _ in extremes]
+        if not extremes:
+            return None
+        flat = [low for low, _ in extremes.values()] + [high for _, high in extremes.values()]
+        home = home_of(flat)
+        return torch.stack([each.to(home) for each in flat]).float()
+
+    def _drop(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        self._extremes, self._seen = {}, {}
+
+    @torch.no_grad()
+    def _after_forward(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for tensor in _tensors(output):
+            if tensor.dtype in _HALVES and tensor.numel() and is_plain(tensor) and self._is_new(tensor):
+                real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+                low, high = torch.aminmax(real)
+                key = name, tensor.device
+                if key in self._extremes:  # checkpointing, or a module that is used twice
+                    lowest, highest = self._extremes[key]
+                    low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
+                self._extremes[key] = low, high
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        """Return whether no other module put out this very tensor: a container often hands on its last child's."""
+        version = 0 if tensor.is_inference() else tensor._version
+        known = self._seen.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == version:
+            return False
+        self._seen[id(tensor)] = weakref.ref(tensor), version
+        return True
+
+    def judge(self, figures: Sequence[float]) -> Iterator[Finding]:
+        """Find modules with less than three bits of headroom; one is told again when it has lost another whole bit.
+
+        Args:
+            figures: What the last `close` returned.
+        """
+        largest: dict[str, float] = {}
+        for name, low, high in zip(self._names, figures[: len(self._names)], figures[len(self._names) :], strict=True):
+            below = 0.0 if low == -math.inf and self._masks[name] else -low
+            largest[name] = max(largest.get(name, 0.0), below, high)
+        new = []
+        for name, value in largest.items():
+            bits = headroom(value)
+            if bits < LEAST_BITS and bits <= self._told.get(name, math.inf) - 1:
+                self._told[name] = bits
+                new.append(name)
+        if new:
+            first = largest[new[0]]
+            left = f"{headroom(first):.1f} bits of headroom" if math.isfinite(first) else "overflow"
+            yield finding(
+                Code.HEADROOM_LOW,
+                Severity.WARNING,
+                detail=f"{and_more(new, 'module')}: {left} in float16, the largest value is {first:g} "
+                f"of {LARGEST:g}; run this module in float32 or bfloat16",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was told, as plain values."""
+        return {"told": dict(self._told)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another run has told."""
+        self._told = dict(state["told"])
+
+
+def headroom(largest: float) -> float:
+    """Return by how many bits a magnitude may grow in float16; Inf for zero, `OVERFLOWED` for Inf."""
+    if largest == math.inf:
+        return OVERFLOWED
+    return math.log2(LARGEST / largest) if largest > 0 else math.inf
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for each in output.values():
+            yield from _tensors(each)
+    elif isinstance(output, list | tuple):
+        for each in output:
+            yield from _tensors(each)

@@ -1,0 +1,46 @@
+"""What the sampled sensors share: which modules they hook, by which names, and where figures are put together."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchmend.live.guard.ownership import Named, may_be_hooked, plain
+
+
+def hookable(models: Sequence[nn.Module]) -> list[Named]:
+    """Return the modules on which hooks are called, each by a name of its own.
+
+    A root has the name of its class. Where two models use the same name, the later one's is followed by its number.
+    """
+    hooked = may_be_hooked(models)
+    named: dict[str, nn.Module] = {}
+    for number, model in enumerate(models, 1):
+        for path, module in model.named_modules():
+            if module in hooked and not isinstance(module, torch.jit.ScriptModule):
+                name = plain(path) or type(module).__name__
+                named[f"{name} (model {number})" if name in named else name] = module
+    return list(named.items())
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether reductions of a tensor are tensors that outlive the call: no subclass, no transform's wrapper."""
+    return (
+        type(tensor) is Tensor
+        and tensor.layout is torch.strided
+        and tensor.device.type != "meta"
+        and not tensor.is_nested
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def home_of(tensors: Iterable[Tensor]) -> torch.device:
+    """Return where figures are put together. Never the host, if there is a device: to bring them there is to wait."""
+    devices = [tensor.device for tensor in tensors]
+    return next((device for device in devices if device.type != "cpu"), devices[0])
+
+
+def and_more(names: Sequence[str], kind: str) -> str:
+    """Name the first, and say how many more there are."""
+    more = len(names) - 1
+    return names[0] if not more else f"{names[0]} (and {more} more {kind}{'s' if more > 1 else ''})"
