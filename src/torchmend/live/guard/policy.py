@@ -56,9 +56,8 @@ class Policy:
         for name, least in (*((name, 1) for name in counts), ("warm_up", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if self.window < max(self.most_refusals, self.most_outliers):
-            least = max(self.most_refusals, self.most_outliers)
-            raise UserError(f"window is {self.window}; it must be at least most_refusals and most_outliers, {least}.")
+        if self.window < self.most_refusals:
+            raise UserError(f"window is {self.window}; it must be at least most_refusals, {self.most_refusals}.")
         for name in ("spike", "variance_jump", "update_ratio", "rate_factor"):
             if not getattr(self, name) > 0:
                 never = "" if name == "rate_factor" else " (math.inf switches it off)"
