@@ -17,11 +17,14 @@ from torchmend.live.guard.sensing.places import and_more, home_of, hookable, is_
 from torchmend.live.guard.wrapping import Hook
 from torchmend.rules.evidence import finding
 
-WARM_UP = 50
-"""Steps before a gap counts: with the usual momentum of 0.1 statistics have then forgotten what they began with."""
+LEAST_WARM_UP, MOST_WARM_UP = 50, 500
+"""Steps before a layer is looked at: five times the steps in which its statistics forget, within these bounds."""
 
-MEAN_GAP = 1.5
+MEAN_GAP = 1.0
+"""Running standard deviations; ordinary trainings stayed below 0.9 (`docs/decisions/2026-11-24-sampled-sensors.md`)."""
+
 VARIANCE_GAP = 2.5
+"""Powers of two; ordinary trainings stayed below 2.1, one that went astray at 2.4."""
 
 SAMPLES = 3
 """Samples in a row with a gap that make a finding."""
@@ -63,18 +66,19 @@ class Calibration:
         self._seen: dict[str, _Seen] = {}
         self._channels: dict[str, int] = {}
         self._streaks: dict[str, int] = {}
+        self._told: set[str] = set()
 
     def open(self, step: int) -> None:
         """Hook the layers, before the forward pass of a sampled step. What was open is dropped.
 
         Args:
-            step: The number of the step; nothing is looked at in the first `WARM_UP`.
+            step: The number of the step; layers are looked at after a warm-up that depends on their momentum.
         """
         self._drop()
-        if step < WARM_UP:
+        if step < LEAST_WARM_UP:
             return
         for name, module in hookable(self._models):
-            if isinstance(module, _NormBase) and module.track_running_stats and module.training:
+            if isinstance(module, _NormBase) and module.track_running_stats and step >= _warm_up(module):
                 before, after = (functools.partial(each, name) for each in (self._before_forward, self._after_forward))
                 self._handles.append(module.register_forward_pre_hook(Hook(before)))
                 self._handles.append(module.register_forward_hook(Hook(after)))
@@ -126,7 +130,7 @@ class Calibration:
     def judge(self, figures: Sequence[float]) -> Iterator[Finding]:
         """Find layers whose statistics were far from the batch's in three samples in a row.
 
-        A layer is told once, and again only when it was well in between.
+        A layer is told once, and again only when its gaps were half of what is told, or less, in between.
 
         Args:
             figures: What the last `close` returned.
@@ -139,8 +143,11 @@ class Calibration:
                 continue
             far = mean > MEAN_GAP or variance > VARIANCE_GAP
             self._streaks[name] = self._streaks.get(name, 0) + 1 if far else 0
-            if self._streaks[name] == SAMPLES:
+            if self._streaks[name] >= SAMPLES and name not in self._told:
+                self._told.add(name)
                 new[name] = mean, variance
+            elif mean < MEAN_GAP / 2 and variance < VARIANCE_GAP / 2:
+                self._told.discard(name)
         if new:
             mean, variance = next(iter(new.values()))
             yield finding(
@@ -152,12 +159,12 @@ class Calibration:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return for how many samples each layer has been far off, as plain values."""
-        return {"streaks": dict(self._streaks)}
+        """Return for how many samples each layer has been far off, and which were told, as plain values."""
+        return {"streaks": dict(self._streaks), "told": sorted(self._told)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what another run has seen."""
-        self._streaks = dict(state["streaks"])
+        self._streaks, self._told = dict(state["streaks"]), set(state["told"])
 
 
 def _running(module: _NormBase) -> Tensor:
@@ -165,6 +172,11 @@ def _running(module: _NormBase) -> Tensor:
     assert module.running_mean is not None
     assert module.running_var is not None
     return torch.stack((module.running_mean, module.running_var))
+
+
+def _warm_up(module: _NormBase) -> float:
+    momentum = _momentum(module)
+    return min(max(5 / momentum, LEAST_WARM_UP), MOST_WARM_UP) if momentum else LEAST_WARM_UP
 
 
 def _momentum(module: _NormBase) -> float | None:

@@ -146,9 +146,8 @@ class Updates:
         ratio, name = max(ratios, default=(0.0, ""), key=lambda pair: pair[0])
         stood = self._stood_still(gradients, updates, self._moving_groups(figures[3 * count :]))
         new = [each for each in stood if self._streaks[each] == SAMPLES]
-        findings = (finding(Code.UPDATES_VANISH, Severity.WARNING, detail=_stood(new)),) if new else ()
         still = tuple(each for each in stood if self._streaks[each] >= SAMPLES)
-        return UpdateReport(ratio=ratio, name=name, still=still, findings=findings)
+        return UpdateReport(ratio=ratio, name=name, still=still, findings=(_vanishing(new),) if new else ())
 
     def _moving_groups(self, rates: Sequence[float]) -> list[bool]:
         """Return which groups have a learning rate that lets parameters move."""
@@ -182,9 +181,12 @@ class Updates:
         self._streaks = dict(state["streaks"])
 
 
-def _stood(names: Sequence[str]) -> str:
-    which = and_more(names, "parameter")
-    return f"{which}: no element moved in {SAMPLES} sampled steps in a row, with gradients of ordinary size"
+def _vanishing(names: Sequence[str]) -> Finding:
+    detail = (
+        f"{and_more(names, 'parameter')}: no element moved in {SAMPLES} sampled steps in a row, with gradients of "
+        "ordinary size"
+    )
+    return finding(Code.UPDATES_VANISH, Severity.WARNING, detail=detail)
 
 
 def _rate(group: Mapping[str, Any]) -> float | Tensor:
