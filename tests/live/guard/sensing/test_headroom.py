@@ -44,7 +44,8 @@ def figures_of(sensor, call):
 
 
 def details(sensor, call):
-    return [finding.detail for finding in sensor.judge(figures_of(sensor, call))]
+    figures = figures_of(sensor, call)
+    return [finding.detail for finding in sensor.judge(figures)] if figures else []
 
 
 def told(output):
@@ -138,7 +139,7 @@ def test_the_figure_is_the_largest_magnitude(seed):
     values = (torch.randn(3, 5, 7, generator=generator) * 5000).half()[:, ::2].transpose(0, 2)
     model = Says(values)
     sensor = Headroom([model])
-    low, high = figures_of(sensor, model)
+    _, low, high = figures_of(sensor, model)
     assert max(-low, high) == np.abs(values.numpy()).max()
 
 
@@ -341,6 +342,13 @@ def test_two_models_with_the_same_names_are_told_apart():
     sensor = Headroom(models)
     (detail,) = details(sensor, lambda: [each(None) for each in models])
     assert detail.startswith("0 (model 2): ")
+
+
+def test_figures_may_be_read_after_the_next_sample():
+    model = nn.ModuleList([Says(half(30000.0)), Says(half(1.0))])
+    sensor = Headroom([model])
+    figures = [figures_of(sensor, each) for each in model]
+    assert [len(list(sensor.judge(each))) for each in figures] == [1, 0]
 
 
 def test_what_was_told_is_remembered_over_a_restart():

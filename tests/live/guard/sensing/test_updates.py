@@ -287,6 +287,20 @@ def test_parameters_of_other_optimizers_are_left_to_them():
     assert report.name == ""
 
 
+def test_figures_may_be_read_after_the_next_sample_began():
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sensor = sensor_of(optimizer, model)
+    figures = []
+    for chosen in (model.weight, model.bias):
+        optimizer.zero_grad()
+        chosen.grad = torch.ones_like(chosen)
+        sensor.before()
+        optimizer.step()
+        figures.append(sensor.after().tolist())
+    assert [sensor.judge(each).name for each in figures] == ["weight", ""]
+
+
 def test_what_was_seen_is_remembered_over_a_restart():
     model = linear(torch.bfloat16)
     model.bias.data.fill_(1.0)

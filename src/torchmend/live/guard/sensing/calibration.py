@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.sensing.places import and_more, home_of, hookable, is_plain
+from torchmend.live.guard.sensing.places import Samples, and_more, home_of, hookable, is_plain
 from torchmend.live.guard.wrapping import Hook
 from torchmend.rules.evidence import finding
 
@@ -64,7 +64,7 @@ class Calibration:
         self._handles: list[Any] = []
         self._pending: dict[str, Tensor] = {}
         self._seen: dict[str, _Seen] = {}
-        self._channels: dict[str, int] = {}
+        self._samples: Samples[dict[str, int]] = Samples()
         self._streaks: dict[str, int] = {}
         self._told: set[str] = set()
 
@@ -88,18 +88,18 @@ class Calibration:
         """Remove the hooks.
 
         Returns:
-            The figures for `judge`, float32 of shape (2 x layers,): 2-norms over channels of
-            (mean of batch - running mean) / sqrt(running variance + eps), then of
+            The figures for `judge`, float32 of shape (1 + 2 x layers,): the sample's number, then 2-norms over channels
+            of (mean of batch - running mean) / sqrt(running variance + eps), and of
             log2((variance of batch + eps) / (running variance + eps)). None if no layer was seen.
         """
         seen = self._seen
         self._drop()
-        self._channels = {name: each.before.shape[1] for name, each in seen.items()}
         if not seen:
             return None
         norms = _gaps(list(seen.values()))
         home = home_of(norms)
-        return torch.stack([each.to(home) for each in norms])
+        number = self._samples.begun({name: each.before.shape[1] for name, each in seen.items()}, home)
+        return torch.stack([number, *(each.to(home) for each in norms)])
 
     def _drop(self) -> None:
         while self._handles:
@@ -133,12 +133,13 @@ class Calibration:
         A layer is told once, and again only when its gaps were half of what is told, or less, in between.
 
         Args:
-            figures: What the last `close` returned.
+            figures: What a `close` returned.
         """
+        number, *norms = figures
+        layers = self._samples.taken(number)
         new = {}
-        count = len(self._channels)
-        for (name, channels), *norms in zip(self._channels.items(), figures[:count], figures[count:], strict=True):
-            mean, variance = (norm / math.sqrt(channels) for norm in norms)
+        for (name, channels), *gaps in zip(layers.items(), norms[: len(layers)], norms[len(layers) :], strict=True):
+            mean, variance = (gap / math.sqrt(channels) for gap in gaps)
             if math.isnan(mean) or math.isnan(variance):
                 continue
             far = mean > MEAN_GAP or variance > VARIANCE_GAP
@@ -157,6 +158,14 @@ class Calibration:
                 f"{mean:.2g} running standard deviations from the running mean, and its variance a factor of "
                 f"{2 ** min(variance, 999):.2g} from the running one (root mean squares over channels)",
             )
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a layer was far off in the last samples and is not told yet: worth another look a few steps on.
+
+        One outlier is forgotten within some 100 steps at the usual momentum.
+        """
+        return any(0 < streak < SAMPLES for streak in self._streaks.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Return for how many samples each layer has been far off, and which were told, as plain values."""
