@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.sensing.places import and_more, home_of, hookable, is_plain
+from torchmend.live.guard.sensing.places import Samples, and_more, home_of, hookable, is_plain
 from torchmend.live.guard.wrapping import Hook
 from torchmend.rules.evidence import finding
 
@@ -45,7 +45,7 @@ class Headroom:
         self._extremes: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
         self._seen: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._masks: dict[str, bool] = {}
-        self._names: list[str] = []
+        self._samples: Samples[list[str]] = Samples()
         self._told: dict[str, float] = {}
 
     def open(self) -> None:
@@ -60,17 +60,17 @@ class Headroom:
         """Remove the hooks.
 
         Returns:
-            The figures for `judge`, float32 of shape (2 x modules,), in order of execution; None if nothing was
-            put out in float16.
+            The figures for `judge`, float32 of shape (1 + 2 x modules,): the sample's number, then smallest and largest
+            values in order of execution. None if nothing was put out in float16.
         """
         extremes = self._extremes
         self._drop()
-        self._names = [name for name, _ in extremes]
         if not extremes:
             return None
         flat = [low for low, _ in extremes.values()] + [high for _, high in extremes.values()]
         home = home_of(flat)
-        return torch.stack([each.to(home) for each in flat]).float()
+        number = self._samples.begun([name for name, _ in extremes], home)
+        return torch.cat((number.reshape(1), torch.stack([each.to(home) for each in flat]).float()))
 
     def _drop(self) -> None:
         while self._handles:
@@ -104,10 +104,12 @@ class Headroom:
         """Find modules with less than three bits of headroom; one is told again when it has lost another whole bit.
 
         Args:
-            figures: What the last `close` returned.
+            figures: What a `close` returned.
         """
+        number, *extremes = figures
+        names = self._samples.taken(number)
         largest: dict[str, float] = {}
-        for name, low, high in zip(self._names, figures[: len(self._names)], figures[len(self._names) :], strict=True):
+        for name, low, high in zip(names, extremes[: len(names)], extremes[len(names) :], strict=True):
             below = 0.0 if low == -math.inf and self._masks[name] else -low
             largest[name] = max(largest.get(name, 0.0), below, high)
         new = []

@@ -1,11 +1,34 @@
 """What the sampled sensors share: which modules they hook, by which names, and where figures are put together."""
 
 from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from torchmend.live.guard.ownership import Named, may_be_hooked, plain
+
+Context = TypeVar("Context")
+
+
+class Samples(Generic[Context]):
+    """What the samples are of whose figures are under way; figures may be read some steps later, or never."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._contexts: dict[int, Context] = {}
+
+    def begun(self, context: Context, home: torch.device) -> Tensor:
+        """Remember a sample, and return its number, which travels with the figures; float32, shape ()."""
+        self._count += 1
+        self._contexts[self._count] = context
+        return torch.full((), float(self._count), device=home)
+
+    def taken(self, number: float) -> Context:
+        """Return what a sample is of, and forget it and those before it."""
+        context = self._contexts[int(number)]
+        self._contexts = {each: kept for each, kept in self._contexts.items() if each > number}
+        return context
 
 
 def hookable(models: Sequence[nn.Module]) -> list[Named]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.sensing.places import and_more, home_of
+from torchmend.live.guard.sensing.places import Samples, and_more, home_of
 from torchmend.rules.evidence import finding
 
 SAMPLES = 3
@@ -63,6 +63,19 @@ class _Watched:
     group: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """What a sampled step's figures are of.
+
+    Args:
+        watched: The parameters, in the order of the figures.
+        rates: The groups' learning rates; those that are tensors are among the figures.
+    """
+
+    watched: tuple[_Watched, ...] = ()
+    rates: tuple[float | Tensor, ...] = ()
+
+
 class Updates:
     """Compares parameters before and after a sampled step of an optimizer. Between the two it holds a copy of them.
 
@@ -78,8 +91,8 @@ class Updates:
         self._parameters: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._norms: list[Tensor] = []
-        self._watched: list[_Watched] = []
-        self._rates: list[float | Tensor] = []
+        self._sample = _Sample()
+        self._samples: Samples[_Sample] = Samples()
         self._streaks: dict[str, int] = {}
 
     @torch.no_grad()
@@ -99,30 +112,34 @@ class Updates:
             *_norms_of([_elements(each.grad) for each in self._parameters if each.grad is not None]),
             *_norms_of(self._copies),
         ]
-        self._rates = [_rate(group) for group in groups]
-        self._watched = [
-            _Watched(name=name, numel=each.numel(), is_matrix=each.dim() > 1, group=group_of[id(each)])
-            for name, each in chosen
-        ]
+        self._sample = _Sample(
+            watched=tuple(
+                _Watched(name=name, numel=each.numel(), is_matrix=each.dim() > 1, group=group_of[id(each)])
+                for name, each in chosen
+            ),
+            rates=tuple(_rate(group) for group in groups),
+        )
 
     @torch.no_grad()
     def after(self) -> Tensor | None:
         """Compare, after the step.
 
         Returns:
-            The figures for `judge`, float32 of shape (3 x parameters + learning rates that are tensors,): norms of
-            gradients, of parameters before the step and of their updates; None without `before`, or without gradients.
+            The figures for `judge`, float32 of shape (1 + 3 x parameters + learning rates that are tensors,): the
+            sample's number, norms of gradients, of parameters before the step and of their updates. None without
+            `before`, or without gradients.
         """
         if not self._copies:
             return None
         live = [_elements(each) for each in self._parameters]
         for alike in _kinds(self._copies):
             torch._foreach_sub_([self._copies[at] for at in alike], [live[at] for at in alike])
-        rates = [each.detach().reshape(()) for each in self._rates if isinstance(each, Tensor)]
+        rates = [each.detach().reshape(()) for each in self._sample.rates if isinstance(each, Tensor)]
         figures = [*self._norms, *_norms_of(self._copies), *rates]
         home = home_of(figures)
+        number = self._samples.begun(self._sample, home)
         self.drop()
-        return torch.stack([each.to(home, torch.float32) for each in figures])
+        return torch.stack([number, *(each.to(home, torch.float32) for each in figures)])
 
     def drop(self) -> None:
         """Forget the copies; for a step that will not come to its end."""
@@ -134,28 +151,27 @@ class Updates:
         One that stood still is told once, and again only when it moved in between.
 
         Args:
-            figures: What the last `after` returned.
+            figures: What an `after` returned.
         """
-        count = len(self._watched)
-        gradients, weights, updates = (figures[at * count : (at + 1) * count] for at in range(3))
+        number, *norms = figures
+        sample = self._samples.taken(number)
+        count = len(sample.watched)
+        gradients, weights, updates = (norms[at * count : (at + 1) * count] for at in range(3))
         ratios = [
             (_ratio(update, weight), each.name)
-            for each, weight, update in zip(self._watched, weights, updates, strict=True)
+            for each, weight, update in zip(sample.watched, weights, updates, strict=True)
             if each.is_matrix and weight > 0
         ]
         ratio, name = max(ratios, default=(0.0, ""), key=lambda pair: pair[0])
-        stood = self._stood_still(gradients, updates, self._moving_groups(figures[3 * count :]))
+        moving = _moving_groups(sample, norms[3 * count :])
+        stood = self._stood_still(sample, gradients, updates, moving)
         new = [each for each in stood if self._streaks[each] == SAMPLES]
-        findings = (finding(Code.UPDATES_VANISH, Severity.WARNING, detail=_stood(new)),) if new else ()
         still = tuple(each for each in stood if self._streaks[each] >= SAMPLES)
-        return UpdateReport(ratio=ratio, name=name, still=still, findings=findings)
+        return UpdateReport(ratio=ratio, name=name, still=still, findings=(_vanishing(new),) if new else ())
 
-    def _moving_groups(self, rates: Sequence[float]) -> list[bool]:
-        """Return which groups have a learning rate that lets parameters move."""
-        known = iter(rates)
-        return [(next(known) if isinstance(each, Tensor) else each) > 0 for each in self._rates]
-
-    def _stood_still(self, gradients: Sequence[float], updates: Sequence[float], moving: Sequence[bool]) -> list[str]:
+    def _stood_still(
+        self, sample: _Sample, gradients: Sequence[float], updates: Sequence[float], moving: Sequence[bool]
+    ) -> list[str]:
         """Count for how many samples each parameter stood still; return those that did now.
 
         A step with a gradient that is not finite says nothing: a fused optimizer leaves it out by itself.
@@ -163,9 +179,9 @@ class Updates:
         total = math.hypot(*gradients)
         if self._may_stand_still or not math.isfinite(total):
             return []
-        usual = LEAST_GRADIENT * total / math.sqrt(sum(each.numel for each in self._watched) or 1)
+        usual = LEAST_GRADIENT * total / math.sqrt(sum(each.numel for each in sample.watched) or 1)
         stood = []
-        for each, gradient, update in zip(self._watched, gradients, updates, strict=True):
+        for each, gradient, update in zip(sample.watched, gradients, updates, strict=True):
             if update != 0:
                 self._streaks.pop(each.name, None)
             elif moving[each.group] and gradient > usual * math.sqrt(each.numel):
@@ -182,9 +198,18 @@ class Updates:
         self._streaks = dict(state["streaks"])
 
 
-def _stood(names: Sequence[str]) -> str:
-    which = and_more(names, "parameter")
-    return f"{which}: no element moved in {SAMPLES} sampled steps in a row, with gradients of ordinary size"
+def _moving_groups(sample: _Sample, rates: Sequence[float]) -> list[bool]:
+    """Return which groups have a learning rate that lets parameters move."""
+    known = iter(rates)
+    return [(next(known) if isinstance(each, Tensor) else each) > 0 for each in sample.rates]
+
+
+def _vanishing(names: Sequence[str]) -> Finding:
+    detail = (
+        f"{and_more(names, 'parameter')}: no element moved in {SAMPLES} sampled steps in a row, with gradients of "
+        "ordinary size"
+    )
+    return finding(Code.UPDATES_VANISH, Severity.WARNING, detail=detail)
 
 
 def _rate(group: Mapping[str, Any]) -> float | Tensor:
