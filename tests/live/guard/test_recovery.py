@@ -315,3 +315,20 @@ def test_moments_that_become_narrower_than_they_were_saved_are_said():
         of_narrow.load_state_dict(of_wide.state_dict())
         said = [each.detail for decision in guard.events.decisions for each in decision.findings]
     assert any("moments saved in float32 become float16" in each for each in said)
+
+
+def test_statistics_that_one_finite_outlier_spoiled_are_said_before_they_are_forgotten():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with Guard(model, optimizer, sensors=["calibration"], sample_every=50) as guard:
+        for step in range(190):
+            images = torch.randn(16, 3, 8, 8)
+            if step == 149:
+                images[0, 0, 0, 0] = 1e5
+            model(images).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    (decision,) = guard.events.decisions
+    assert (decision.action, decision.findings[0].code) == (Action.LOG, Code.STATISTICS_UNCALIBRATED)
+    assert 150 < decision.step < 190

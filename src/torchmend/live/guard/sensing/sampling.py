@@ -18,6 +18,10 @@ Tell = Callable[[Sequence[Finding]], None]
 """Told what a sampled sensor found."""
 
 
+SOON = 10
+"""Steps between two looks while something is suspected."""
+
+
 class SampledForward:
     """The sensors of activations: headroom and calibration.
 
@@ -53,13 +57,19 @@ class SampledForward:
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
         step = self._step()
-        if self._is_open or not module.training or step - self._looked < self._every:
+        if self._is_open or not module.training or step - self._looked < self._pause:
             return
         self._is_open, self._looked = True, step
         if self._headroom is not None:
             self._headroom.open()
         if self._calibration is not None:
             self._calibration.open(step)
+
+    @property
+    def _pause(self) -> int:
+        """Steps until the next look; few after a first sign, since one outlier is forgotten within a hundred steps."""
+        suspects = self._calibration is not None and self._calibration.suspects
+        return min(self._every, SOON) if suspects else self._every
 
     def close(self) -> list[Extra]:
         """Take away what was opened, and return what is to be read."""
@@ -71,6 +81,19 @@ class SampledForward:
             for each in (self._headroom, self._calibration)
             if each is not None and (values := each.close()) is not None
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the sensors remember, as plain values."""
+        each = {"headroom": self._headroom, "calibration": self._calibration}
+        return {"looked": self._looked, **{name: of.state_dict() for name, of in each.items() if of is not None}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what they remembered."""
+        self._looked = int(state["looked"])
+        if self._headroom is not None and "headroom" in state:
+            self._headroom.load_state_dict(state["headroom"])
+        if self._calibration is not None and "calibration" in state:
+            self._calibration.load_state_dict(state["calibration"])
 
     def _told_by(self, judge: Callable[[Sequence[float]], Iterable[Finding]]) -> Callable[[list[float]], None]:
         return lambda values: self._tell(tuple(judge(values)))
@@ -112,6 +135,14 @@ class SampledUpdates:
         """Return what is to be read."""
         extras, self._extras = self._extras, []
         return extras
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the sensor remembers, as plain values."""
+        return self._updates.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what it remembered."""
+        self._updates.load_state_dict(state)
 
     def _judge(self, values: list[float]) -> None:
         report = self._updates.judge(values)
