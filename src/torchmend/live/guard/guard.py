@@ -89,6 +89,7 @@ class Guard:
         self._policy_states = [PolicyState() for _ in self.optimizers]
         self._wrapping = Wrapping()
         self._held: list[Held] = []
+        self._steps: list[int] = [0] * len(self.optimizers)
         self._returning: Decision | None = None
         self._recovery = Recovery(
             self.models, self.optimizers, as_list(scheduler), as_list(ema), scaler, self.options, self._announced
@@ -103,7 +104,11 @@ class Guard:
     @property
     def steps(self) -> int:
         """How many steps came to their end, of the optimizer that took most."""
-        return max((transaction.steps for transaction in self.transactions), default=0)
+        return max(self._counted())
+
+    def _counted(self) -> list[int]:
+        """Return the steps of each optimizer; after detaching, or switched off, as they were."""
+        return [transaction.steps for transaction in self.transactions] or self._steps
 
     # Attaching
 
@@ -157,6 +162,7 @@ class Guard:
         for transaction in self.transactions:
             transaction.let_go()
         self._wrapping.undo()
+        self._steps = self._counted()
         self.transactions.clear()
 
     def __enter__(self) -> Self:
@@ -287,7 +293,7 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """Return what the guard remembers, as plain values."""
         return {
-            "steps": [transaction.steps for transaction in self.transactions],
+            "steps": self._counted(),
             "counts": dict(self.events.counts),
             "policy": [asdict(state) for state in self._policy_states],
         }
@@ -302,7 +308,8 @@ class Guard:
             raise UserError(
                 f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._policy_states)}."
             )
-        for transaction, steps in zip(self.transactions, state["steps"], strict=True):
+        self._steps = list(state["steps"])
+        for transaction, steps in zip(self.transactions, self._steps, strict=False):  # none where it is switched off
             transaction.steps = steps
         self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
