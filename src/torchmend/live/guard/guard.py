@@ -90,6 +90,8 @@ class Guard:
         self._wrapping = Wrapping()
         self._held: list[Held] = []
         self._steps: list[int] = [0] * len(self.optimizers)
+        clip = None if self.options.observe_only else self.options.clip
+        self._clippers = [Clipper(clip) for _ in self.optimizers] if clip else []
         self._returning: Decision | None = None
         self._recovery = Recovery(
             self.models, self.optimizers, as_list(scheduler), as_list(ema), scaler, self.options, self._announced
@@ -118,7 +120,7 @@ class Guard:
             self.models, self._sensors, self.options.sample_every, lambda: self.steps, self._told_of
         )
         owned = owned_modules(self.models, self.optimizers)
-        for optimizer, modules in zip(self.optimizers, owned, strict=True):
+        for at, (optimizer, modules) in enumerate(zip(self.optimizers, owned, strict=True)):
             transaction = (LazyTransaction if self.options.lazy else Transaction)(
                 optimizer,
                 self.models,
@@ -129,7 +131,7 @@ class Guard:
                 safe=self.options.safe_optimizers,
                 sensors=self._sensors,
             )
-            transaction.clipper = Clipper(self.options.clip) if self.options.clip and acts else None
+            transaction.clipper = self._clippers[at] if self._clippers else None
             transaction.micro = MicroBatches(modules) if self.options.drop_micro_batches and acts else None
             transaction.sampled_forward = forward
             if Sensor.UPDATES in self._sensors:
@@ -296,6 +298,7 @@ class Guard:
             "steps": self._counted(),
             "counts": dict(self.events.counts),
             "policy": [asdict(state) for state in self._policy_states],
+            "norms": [list(each.norms) for each in self._clippers],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -311,6 +314,8 @@ class Guard:
         self._steps = list(state["steps"])
         for transaction, steps in zip(self.transactions, self._steps, strict=False):  # none where it is switched off
             transaction.steps = steps
+        for clipper, norms in zip(self._clippers, state.get("norms", ()), strict=False):
+            clipper.norms.extend(norms)
         self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
 
