@@ -24,7 +24,13 @@ from torchmend.live.guard.ownership import (
 from torchmend.live.guard.sensing.catalogue import Sensor
 from torchmend.live.guard.sensing.reading import Figures, confirmed, measure, observation
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
-from torchmend.live.guard.skipping import Standstill, drop_gradients, empty_gradients, is_skipped_by_empty_gradients
+from torchmend.live.guard.skipping import (
+    Standstill,
+    drop_gradients,
+    empty_gradients,
+    is_skipped_by_empty_gradients,
+    silence_gradients,
+)
 from torchmend.live.guard.wrapping import Hook, Wrapping
 
 Judge = Callable[["Transaction", Observation], Decision]
@@ -58,6 +64,24 @@ class _EndOfBackward:
         else:
             self._is_last = True
             torch.autograd.Variable._execution_engine.queue_callback(self)
+
+
+class _Mark:
+    """A parameter's gradient as it is now, to tell later whether it was cleared, replaced or written to.
+
+    Args:
+        parameter: Whose.
+    """
+
+    def __init__(self, parameter: Tensor) -> None:
+        self._parameter, self._gradient = parameter, parameter.grad
+        self._version = -1 if self._gradient is None else self._gradient._version
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is as it was."""
+        same = self._parameter.grad is self._gradient
+        return same and (self._gradient is None or self._gradient._version == self._version)
 
 
 class Transaction:
@@ -106,7 +130,7 @@ class Transaction:
         self._sensors = sensors
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
-        self._sentinel: Tensor | None = None
+        self._refused_mark: _Mark | None = None
         self._queued: Callable[[], _EndOfBackward | None] = lambda: None
         self._lock = threading.Lock()
         self._judged = False
@@ -215,24 +239,23 @@ class Transaction:
     def _undo(self, decision: Decision) -> None:
         self.buffers.restore()
         if decision.by_scaler:  # the scaler has to see the overflow itself, in order to back off
+            self._mark()
             return
         parameters = parameters_of(self.optimizer)
         if self._in_step and not self._safe:  # the optimizer goes on after its closure, and may not ask for None
             empty_gradients(parameters)
             return
-        drop_gradients(parameters)
-        # Whoever clears gradients now begins a new step; who does not goes on accumulating into this one.
-        first = next((each for each in parameters if each.requires_grad), None)
-        if first is not None:
-            self._sentinel = torch.zeros_like(first)
-            first.grad = self._sentinel
+        silence_gradients(parameters)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Mark a gradient: whoever clears it begins a new step; who does not goes on accumulating into this one."""
+        first = next((each for each in parameters_of(self.optimizer) if each.grad is not None), None)
+        self._refused_mark = None if first is None else _Mark(first)
 
     def _is_new_window(self) -> bool:
         """Return whether gradients were cleared since the refusal, so that this backward is another step's."""
-        if self._sentinel is None:
-            return False
-        first = next((each for each in parameters_of(self.optimizer) if each.requires_grad), None)
-        return first is not None and first.grad is not self._sentinel
+        return self._refused_mark is not None and not self._refused_mark.stands
 
     # The optimizer's step
 
@@ -276,7 +299,7 @@ class Transaction:
         self.steps += 1
         self.refused = None
         self._judged = False
-        self._sentinel = None
+        self._refused_mark = None
         self._standstill, self._in_step = None, False
         self.is_open = False
         self._closed(self, refused)
