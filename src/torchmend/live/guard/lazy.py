@@ -44,7 +44,6 @@ class LazyTransaction(Transaction):
 
     def end_of_backward(self) -> None:
         """Flag the step on the device, put buffers back by the flag, and judge what has arrived of earlier steps."""
-        self._queued = lambda: None
         self.begin()
         _, figures = self._measured()
         if self._acts:

@@ -1,5 +1,6 @@
 """One optimizer's step as a transaction: begun by a forward pass, judged at the end of backward, closed by the step."""
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -132,6 +133,7 @@ class Transaction:
         self._named: dict[Tensor, str] = {}
         self._refused_mark: _Mark | None = None
         self._queued: Callable[[], _EndOfBackward | None] = lambda: None
+        self._before: _Mark | None = None
         self._lock = threading.Lock()
         self._judged = False
         self._goes_on = False
@@ -169,7 +171,7 @@ class Transaction:
             if module._buffers or is_compiled(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
                 wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
         for each in announcing_parameters(self._models, self.optimizer):
-            wrapping.hook(each.register_hook(Hook(self._on_gradient)))  # type: ignore[no-untyped-call]
+            wrapping.hook(each.register_hook(Hook(functools.partial(self._on_gradient, each))))  # type: ignore[no-untyped-call]
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
@@ -177,20 +179,26 @@ class Transaction:
         if module.training:
             self.begin()
 
-    def _on_gradient(self, _: Tensor) -> None:
+    def _on_gradient(self, parameter: Tensor, _: Tensor) -> None:
         """Have the end of this backward pass announced, once; the engine may call from a thread for each device."""
         if self._queued() is not None:
             return
         with self._lock:
             if self._queued() is None:
                 self._goes_on = not self._is_new_window()  # now: gradients may be other tensors when it has ended
-                end = _EndOfBackward(self.end_of_backward)
+                self._before = _Mark(parameter)
+                end = _EndOfBackward(self._after_backward)
                 self._queued = weakref.ref(end)
                 torch.autograd.Variable._execution_engine.queue_callback(end)
 
+    def _after_backward(self) -> None:
+        self._queued = lambda: None
+        before, self._before = self._before, None
+        if before is None or not before.stands:  # else `torch.autograd.grad`, which leaves nothing to judge yet
+            self.end_of_backward()
+
     def end_of_backward(self) -> None:
         """Judge what backward left, and undo it if it must not count."""
-        self._queued = lambda: None
         if self.micro is None and self.refused is not None and (self._in_step or self._goes_on):
             self._undo(self.refused)
             return
