@@ -272,15 +272,11 @@ class Transaction:
         if closure is None and not self._judged:  # gradients that came from no backward pass that a hook has seen
             self.end_of_backward()
         self.stepped = self._in_step = True
-        if closure is not None:
-            self._standstill = Standstill(self.optimizer) if self._acts else None
-        elif self.refused is not None:
-            if self._safe:
-                drop_gradients(parameters_of(self.optimizer))
-            else:
-                self._standstill = Standstill(self.optimizer)
-                empty_gradients(parameters_of(self.optimizer))
-        else:
+        if self._acts and (closure is not None or (self.refused is not None and not self._safe)):
+            self._standstill = Standstill(self.optimizer)
+        if self.refused is not None:
+            (drop_gradients if self._safe else empty_gradients)(parameters_of(self.optimizer))
+        elif closure is None:
             if self.micro is not None:
                 self.micro.renormalise(parameters_of(self.optimizer))
             if self.clipper is not None:
