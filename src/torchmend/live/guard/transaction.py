@@ -1,9 +1,11 @@
 """One optimizer's step as a transaction: begun by a forward pass, judged at the end of backward, closed by the step."""
 
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -43,6 +45,17 @@ Closed = Callable[["Transaction", Decision | None], None]
 
 ABANDONED = Decision(action=Action.REFUSE, step=-1)
 """Of a step that will not come to its end, because of an error or because the scaler left it out."""
+
+
+_TO_THE_STEP = 2
+"""Frames from a hook's callback to the function that torch puts around an optimizer's step."""
+
+
+def _is_called_from(frame: FrameType | None, outer: FrameType) -> bool:
+    """Return whether a frame runs within another; one that an error has left is on no stack any more."""
+    while frame is not None and frame is not outer:
+        frame = frame.f_back
+    return frame is not None
 
 
 class _EndOfBackward:
@@ -138,6 +151,8 @@ class Transaction:
         self._judged = False
         self._goes_on = False
         self._in_step = False
+        self._step_frame: FrameType | None = None
+        self._nested = 0
         self._standstill: Standstill | None = None
 
     def named_parameters(self) -> dict[str, Tensor]:
@@ -268,6 +283,11 @@ class Transaction:
     # The optimizer's step
 
     def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        caller = sys._getframe(_TO_THE_STEP)
+        if self._step_frame is not None and _is_called_from(caller, self._step_frame):
+            self._nested += 1  # a user's optimizer that calls its base class's step: one step, with hooks called twice
+            return
+        self._step_frame, self._nested = caller, 0
         closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
         if closure is None and not self._judged:  # gradients that came from no backward pass that a hook has seen
             self.end_of_backward()
@@ -285,6 +305,9 @@ class Transaction:
                 self.sampled_updates.before(self.steps)
 
     def _after_step(self, *_: Any) -> None:
+        if self._nested:
+            self._nested -= 1
+            return
         if self.refused is not None and self._standstill is not None:
             self._standstill.put_back()
             self.buffers.restore()
@@ -304,7 +327,7 @@ class Transaction:
         self.refused = None
         self._judged = False
         self._refused_mark = None
-        self._standstill, self._in_step = None, False
+        self._standstill, self._in_step, self._step_frame = None, False, None
         self.is_open = False
         self._closed(self, refused)
 
