@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.live.diagnosing import diagnose_live
 from torchmend.live.guard.buffers import STATISTICS, VARIANCE, Slot, is_bad, side_by_side
-from torchmend.live.guard.ownership import is_compiled, may_be_hooked, plain
+from torchmend.live.guard.ownership import is_compiled, is_traced, may_be_hooked, plain
 from torchmend.live.guard.sensing.reading import measure, observation
 from torchmend.live.guard.wrapping import Hook, Wrapping
 from torchmend.live.repairing import repair_live
@@ -57,6 +57,8 @@ class Evaluation:
             wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
+        if is_traced():
+            return
         if module.training:
             self._is_due = True  # statistics are about to change; frozen ones are not looked at again each step
         elif self._is_due:

@@ -20,6 +20,7 @@ from torchmend.live.guard.ownership import (
     Named,
     announcing_parameters,
     is_compiled,
+    is_traced,
     may_be_hooked,
     names_of,
     parameters_of,
@@ -191,7 +192,7 @@ class Transaction:
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
-        if module.training:
+        if module.training and not is_traced():
             self.begin()
 
     def _on_gradient(self, parameter: Tensor, _: Tensor) -> None:
