@@ -12,7 +12,7 @@ from torchmend.live.diagnosing import diagnose_live
 from torchmend.live.guard.buffers import STATISTICS, VARIANCE, Slot, is_bad, side_by_side
 from torchmend.live.guard.ownership import is_compiled, is_traced, may_be_hooked, plain
 from torchmend.live.guard.sensing.reading import measure, observation
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
 from torchmend.live.repairing import repair_live
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Evaluation:
         for model in self._models:
             for module in model.modules():
                 if module in hooked and (is_compiled(module) or _keeps_statistics(module)):
-                    wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
+                    wrapping.hook(module.register_forward_pre_hook(EagerHook(self._before_forward)))
             wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:

@@ -35,7 +35,7 @@ from torchmend.live.guard.skipping import (
     is_skipped_by_empty_gradients,
     silence_gradients,
 )
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
 
 Judge = Callable[["Transaction", Observation], Decision]
 """Asked once a backward pass; may raise what stops the run."""
@@ -185,7 +185,7 @@ class Transaction:
             if module not in hooked:
                 continue
             if module._buffers or is_compiled(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
-                wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
+                wrapping.hook(module.register_forward_pre_hook(EagerHook(self._before_forward)))
         for each in announcing_parameters(self._models, self.optimizer):
             wrapping.hook(each.register_hook(Hook(functools.partial(self._on_gradient, each))))  # type: ignore[no-untyped-call]
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
