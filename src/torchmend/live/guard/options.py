@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
@@ -132,6 +133,10 @@ def refuse_unsupported(model: nn.Module) -> None:
     found = next((name for name in _UNSUPPORTED if name in names), None)
     if found is not None:
         raise UserError(f"The guard does not support {found} yet: its parameters are not where a step could be undone.")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UserError(
+            "This model is a ScriptModule, whose buffers the guard cannot put back. Train the module it was made from."
+        )
     if any(_is_compiled_in_place(module) and any(True for _ in module.buffers()) for module in model.modules()):
         raise UserError(
             "This module was compiled in place (module.compile()), so hooks added now would never be called. "
