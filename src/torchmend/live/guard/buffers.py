@@ -4,6 +4,7 @@ Legend: a slot is one buffer of one module; a pack is a flat copy of many small 
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from operator import is_
 
@@ -93,7 +94,7 @@ class BufferStore:
             pack.fill(live)
         for each in self._alone:
             each.fill(live)
-        self._extra_kept = [module.get_extra_state() for module in self._extra]
+        self._extra_kept = [deepcopy(module.get_extra_state()) for module in self._extra]
 
     def _live(self) -> list[Tensor | None]:
         return [buffers.get(key) for buffers, key in self._places]
@@ -142,7 +143,7 @@ class BufferStore:
             if at not in unchanged and live is not None and copy is not None:
                 live.data.copy_(copy)
         for module, state in zip(self._extra, self._extra_kept, strict=False):
-            module.set_extra_state(state)
+            module.set_extra_state(deepcopy(state))
 
     @torch.no_grad()
     def restore_where(self, flag: Tensor) -> None:
