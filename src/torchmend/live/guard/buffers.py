@@ -82,6 +82,7 @@ class BufferStore:
 
     # Keeping and putting back
 
+    @torch.inference_mode(False)  # else copies of a dry run under inference mode could never be written again
     @torch.no_grad()
     def save(self) -> None:
         """Keep every buffer as it is now."""
