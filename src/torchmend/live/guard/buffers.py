@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 LARGE = 1 << 16
 """Elements. A larger buffer outside of normalisation layers (a mask, a table) is copied only when torch's version
-counter says that it was written to; kernels of normalisation layers do not raise that counter."""
+counter says that it was written to, or a comparison after its first step; kernels of normalisation layers and writes
+through `.data` do not raise that counter."""
 
 VARIANCE = "running_var"
 STATISTICS = ("running_mean", VARIANCE)
@@ -250,15 +251,24 @@ class _Alone:
         self.at = at
         self.copy = tensor.detach().clone()
         self._always = always
+        self._is_fresh, self._was_compared = True, always
         self._of, self._version = tensor, tensor._version
 
     def may_differ(self, live: Tensor | None) -> bool:
-        """Return whether what lies there may not be what was copied."""
+        """Return whether what lies there may not be what was copied.
+
+        The first time that nothing says so they are compared: codebooks, for one, are often written through `.data`.
+        """
+        if live is not None and not self._was_compared and live is self._of and live._version == self._version:
+            self._was_compared, self._always = True, not torch.equal(live, self.copy)
         return self._always or live is not self._of or live._version != self._version
 
     def fill(self, live: Sequence[Tensor | None]) -> None:
         """Copy what lies there now, if it may have changed."""
         tensor = live[self.at]
+        if self._is_fresh:  # nothing has had the time to write to it
+            self._is_fresh = False
+            return
         if tensor is not None and self.may_differ(tensor):
             self.copy.copy_(tensor)
             self._of, self._version = tensor, tensor._version
