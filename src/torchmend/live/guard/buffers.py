@@ -77,6 +77,8 @@ class BufferStore:
         self._extra = [module for _, module in owned if type(module).get_extra_state is not nn.Module.get_extra_state]
         self._extra_kept: list[object] = []
         self._lay: list[Tensor | None] = []
+        self._home = self._live()
+        self._away: dict[int, tuple[Tensor, Tensor]] = {}
         self._watches: list[bool] = []
         self._packs: list[_Pack] = []
         self._alone: list[_Alone] = []
@@ -88,7 +90,14 @@ class BufferStore:
     def save(self) -> None:
         """Keep every buffer as it is now."""
         live = self._live()
-        if len(live) != len(self._lay) or not all(map(is_, live, self._lay)):
+        are_others = len(live) != len(self._lay) or not all(map(is_, live, self._lay))
+        if are_others or self._away:
+            self._away = {
+                at: (home, home.detach().clone())
+                for at, home in enumerate(self._home)
+                if home is not None and home is not live[at]
+            }
+        if are_others:
             if len(live) != len(self._lay) or not all(map(_alike, live, self._lay)):
                 self._arrange(live)
             self._lay = live
@@ -97,6 +106,15 @@ class BufferStore:
         for each in self._alone:
             each.fill(live)
         self._extra_kept = [deepcopy(module.get_extra_state()) for module in self._extra]
+
+    def settle(self) -> None:
+        """Take what lies there now, outside of any forward pass, for the modules' own."""
+        if self._away:
+            self._away, self._home = {}, self._live()
+
+    def _is_back(self, at: int) -> bool:
+        """Return whether what lay there when the step began was lent for a `functional_call`, which has ended."""
+        return at in self._away and self.slots[at].tensor is self._away[at][0]
 
     def _live(self) -> list[Tensor | None]:
         return [buffers.get(key) for buffers, key in self._places]
@@ -137,8 +155,8 @@ class BufferStore:
     @torch.no_grad()
     def restore(self) -> None:
         """Write every buffer back as it was kept. Autograd does not see it: safe before and after a backward pass."""
-        for slot, lay in zip(self.slots, self._lay, strict=False):
-            if _was_replaced(lay, slot.tensor):
+        for at, (slot, lay) in enumerate(zip(self.slots, self._lay, strict=False)):
+            if not self._is_back(at) and _was_replaced(lay, slot.tensor):
                 slot.module._buffers[slot.key] = lay
         unchanged = {each.at for each in self._alone if not each.may_differ(self.slots[each.at].tensor)}
         for at, (live, copy) in enumerate(self._pairs()):
@@ -160,8 +178,11 @@ class BufferStore:
 
     def _pairs(self) -> Iterable[tuple[Tensor | None, Tensor | None]]:
         """Yield what lies in each slot with its copy, which is None if it does not fit."""
-        for slot, copy in zip(self.slots, self.kept, strict=True):
+        for at, (slot, copy) in enumerate(zip(self.slots, self.kept, strict=True)):
             live = slot.tensor
+            if self._is_back(at):
+                yield self._away[at]
+                continue
             yield live, copy if live is not None and copy is not None and live.shape == copy.shape else None
 
     # Looking

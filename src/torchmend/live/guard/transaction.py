@@ -328,6 +328,7 @@ class Transaction:
         self.refused = None
         self._judged = False
         self._refused_mark = None
+        self.buffers.settle()
         self._standstill, self._in_step, self._step_frame = None, False, None
         self.is_open = False
         self._closed(self, refused)
