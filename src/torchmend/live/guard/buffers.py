@@ -80,6 +80,7 @@ class BufferStore:
         self._home = self._live()
         self._away: dict[int, tuple[Tensor, Tensor]] = {}
         self._watches: list[bool] = []
+        self._has_looked = False
         self._packs: list[_Pack] = []
         self._alone: list[_Alone] = []
 
@@ -190,8 +191,25 @@ class BufferStore:
     @torch.no_grad()
     def watched(self) -> list[Watched]:
         """Return the floating-point buffers in which a value that is not finite is damage: they had none at first."""
+        if not self._has_looked:
+            self._has_looked = True
+            self._pass_over_masks()
         live = self._live()
         return [pack.look(live) for pack in self._packs if pack.is_watched]
+
+    def _pass_over_masks(self) -> None:
+        """Watch no more additive masks that the first step filled; anything else that is not finite is damage."""
+        live, kept = self._live(), self.kept
+        watched = [at for at, is_watched in enumerate(self._watches) if is_watched]
+        masks = [at for at in watched if self.slots[at].key not in STATISTICS and _is_mask(live[at])]
+        if masks:
+            for at in masks:
+                self._watches[at] = False
+            alone = self._alone
+            self._arrange(self._lay)
+            self._alone = alone
+            for pack in self._packs:
+                pack.fill(kept)
 
     def first_bad(self) -> str:
         """Name the first watched buffer that is not as it should be; empty if all are. Reads from the device."""
@@ -300,6 +318,11 @@ def _is_watched(slot: Slot, tensor: Tensor) -> bool:
         return False
     is_sound = slot.key in STATISTICS or bool(tensor.isfinite().all())
     return is_sound and (slot.is_statistic or tensor.numel() <= LARGE)
+
+
+def _is_mask(tensor: Tensor | None) -> bool:
+    """Return whether the elements are 0 and -Inf only, of an additive mask."""
+    return tensor is not None and bool(tensor.isneginf().any()) and bool((tensor.isneginf() | (tensor == 0)).all())
 
 
 def _may_be_packed(tensor: Tensor) -> bool:
