@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision
-from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check
+from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check, not_finite_buffers
 from torchmend.live.guard.options import GuardOptions
+from torchmend.live.guard.ownership import averaged_model
 from torchmend.live.guard.ranks import any_rank
 from torchmend.live.guard.rates import lower
 from torchmend.live.guard.ring import Snapshots
@@ -56,6 +57,7 @@ class Recovery:
             models=models if Sensor.STATE in options.sensors else (),
             optimizers=optimizers if Sensor.STATE in options.sensors else (),
             averages=averages if Sensor.AVERAGES in options.sensors else (),
+            legal=not_finite_buffers([*models, *map(averaged_model, averages)]),
         )
         self._suspects = False
         self._checked = -LEAST_GAP
