@@ -334,7 +334,14 @@ def _was_replaced(before: Tensor | None, live: Tensor | None) -> bool:
     """Return whether a forward pass put another tensor there; one of another kind was put there by `Module.to`."""
     if before is None or live is None:
         return before is not live
-    return before is not live and (before.dtype, before.device) == (live.dtype, live.device)
+    return before is not live and not was_moved(before, live)
+
+
+def was_moved(before: Tensor | None, live: Tensor | None) -> bool:
+    """Return whether `Module.to` put another tensor there."""
+    if before is None or live is None or before.shape != live.shape:
+        return False
+    return (before.dtype, before.device) != (live.dtype, live.device)
 
 
 def _alike(a: Tensor | None, b: Tensor | None) -> bool:
