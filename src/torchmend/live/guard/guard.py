@@ -198,6 +198,7 @@ class Guard:
             scaled=self.scaler is not None and self.scaler.is_enabled(),
             update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
             were_sound=self.evaluation.were_sound,
+            is_part=transaction.micro is not None,
             can_go_back=self._recovery.can_go_back(self.steps),
         )
         self._policy_states[at], decision = decide(self._policy, self._policy_states[at], seen)
