@@ -193,11 +193,12 @@ class Guard:
 
     def _judge(self, transaction: Transaction, seen: Observation) -> Decision:
         at = self.transactions.index(transaction)
+        if not self.evaluation.were_sound:  # before the ranks agree: what one passes over, none may refuse alone
+            seen = replace(seen, buffers_finite=True, variances_valid=True, buffer="")
         seen = replace(
             agree(seen, self.models),
             scaled=self.scaler is not None and self.scaler.is_enabled(),
             update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
-            were_sound=self.evaluation.were_sound,
             is_part=transaction.micro is not None,
             can_go_back=self._recovery.can_go_back(self.steps),
         )
@@ -248,6 +249,8 @@ class Guard:
 
     def check(self) -> Health:
         """Look at weights, statistics, optimizer state and averages; repair what can be, go back or stop if not.
+
+        Under DistributedDataParallel all ranks go back or stop together, so that all have to call this together.
 
         Raises:
             TrainingStoppedError: Something is damaged that no repair and no snapshot can mend.
