@@ -20,7 +20,7 @@ def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
         seen: What this rank saw.
         models: As they are trained; nothing is exchanged unless one is wrapped in DistributedDataParallel.
     """
-    if not _trained_together(models):
+    if not trained_together(models):
         return seen
     loss = -math.inf if seen.loss is None else math.inf if math.isnan(seen.loss) else seen.loss
     norm, jump = (math.inf if math.isnan(each) else each for each in (seen.gradient_norm, seen.variance_jump))
@@ -44,7 +44,7 @@ def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
 
 def worst(level: int, models: Sequence[nn.Module]) -> int:
     """Return the highest level of all ranks that train the models together; they must come here together."""
-    return int(_largest([float(level)], models)[0]) if _trained_together(models) else level
+    return int(_largest([float(level)], models)[0]) if trained_together(models) else level
 
 
 def _largest(numbers: Sequence[float], models: Sequence[nn.Module]) -> list[float]:
@@ -65,7 +65,8 @@ def _device(models: Sequence[nn.Module]) -> torch.device:
     return next(parameter.device for model in models for parameter in model.parameters())
 
 
-def _trained_together(models: Sequence[nn.Module]) -> bool:
+def trained_together(models: Sequence[nn.Module]) -> bool:
+    """Return whether several ranks train the models together."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return False
     return any(isinstance(model, nn.parallel.DistributedDataParallel) for model in models)
