@@ -95,3 +95,42 @@ def test_observing_only_repairs_nothing():
         model.eval()
         model(batch(0)[0])
     assert model.bn.running_mean.isnan().any()
+
+
+def test_observing_only_repairs_nothing_that_is_loaded(caplog):
+    model = net()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["bn.running_mean"][2] = NAN
+    with Guard(model, torch.optim.SGD(model.parameters(), 0.1), observe_only=True):
+        model.load_state_dict(state)
+    assert model.bn.running_mean.isnan().any()
+    assert "[WARN] Found 1 corrupted stats after loading!" in caplog.messages
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_statistics_are_watched_though_something_else_in_the_model_is_damaged(load):
+    model = net()
+    model.register_buffer("best", torch.tensor(float("inf")))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    images, labels = batch(1)
+    images[0, 0, 0, 0] = 3e20  # breaks the statistics alone
+    with Guard(model, optimizer) as guard:
+        train(model, optimizer, *batch(0))
+        if load:
+            model.load_state_dict(model.state_dict())
+        else:
+            poison(model)
+            guard.evaluation.check()
+        state = kept(model)
+        train(model, optimizer, images, labels)
+        assert same(kept(model), state)
+
+
+def test_a_sound_model_does_not_speak_for_the_other():
+    models = [net(0), net(1)]
+    optimizers = [torch.optim.SGD(each.parameters(), 0.1) for each in models]
+    with Guard(models, optimizers, observe_only=True) as guard:
+        poison(models[0])
+        guard.evaluation.check()
+        models[1].load_state_dict(models[1].state_dict())
+        assert not guard.evaluation.were_sound

@@ -132,13 +132,38 @@ class WithExtraState(nn.Module):
         self.seen = state["seen"]
 
 
-def test_extra_state_is_undone():
-    model = nn.Sequential(nn.Linear(3, 2), WithExtraState())
+class WithLiveExtraState(nn.Module):
+    """Hands out what it goes on writing to, as is natural for a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = {"seen": []}
+
+    @property
+    def seen(self):
+        return len(self.state["seen"])
+
+    def forward(self, x):
+        self.state["seen"].append(len(x))
+        return x
+
+    def get_extra_state(self):
+        return self.state
+
+    def set_extra_state(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize("kind", [WithExtraState, WithLiveExtraState])
+def test_extra_state_is_undone(kind):
+    model = nn.Sequential(nn.Linear(3, 2), kind())
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with Guard(model, optimizer):
-        model(torch.full((2, 3), NAN)).sum().backward()
-        optimizer.step()
-    assert model[1].seen == 0
+        for rows in (torch.ones(2, 3), torch.full((2, 3), NAN), torch.full((2, 3), NAN)):
+            optimizer.zero_grad()
+            model(rows).sum().backward()
+            optimizer.step()
+    assert model[1].seen == 1
 
 
 def test_unused_parameters_do_not_keep_the_verdict_away():
@@ -213,10 +238,75 @@ def test_a_wrapper_that_is_compiled_is_guarded(fullgraph, called_before):
         assert compiled(batch(0)[0]).isfinite().all()
 
 
-def test_a_module_that_was_compiled_in_place_is_refused_aloud():
-    model = net()
+def in_place(model):
     model.compile(backend="eager")
+    return model
+
+
+def its_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def a_part_in_place(model):
+    model.bn.compile(backend="eager")
+    return model
+
+
+def around_it(model):
+    return torch.compile(model, backend="eager")
+
+
+def a_part(model):
+    model.bn = torch.compile(model.bn, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compiling", [in_place, its_forward, a_part_in_place])
+def test_a_module_that_was_compiled_in_place_is_refused_aloud(compiling):
+    model = compiling(net())
     with pytest.raises(UserError, match="hooks added now would never be called"):
+        Guard(model, torch.optim.SGD(model.parameters(), 0.1))
+
+
+def test_a_part_without_buffers_may_be_compiled_in_place():
+    model = net()
+    model.head.compile(backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer):
+        train(model, optimizer, *batch(0))
+        assert refuses(model, optimizer, model)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, at a broken graph
+@pytest.mark.parametrize("compiling", [in_place, its_forward, a_part_in_place, around_it])
+def test_what_is_compiled_after_the_guard_was_made_is_guarded(compiling):
+    torch.compiler.reset()  # torch would take the graph of another model of this class, which had no hooks
+    model = net()
+    statistics = model.bn
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer):
+        call = compiling(model)
+        train(call, optimizer, *batch(0))
+        assert refuses(model, optimizer, call)
+        statistics.running_mean[0] = NAN
+        model.eval()
+        assert call(batch(0)[0]).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, at a broken graph
+def test_a_part_that_is_a_compiled_wrapper_is_guarded():
+    model = a_part(net())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer):
+        train(model, optimizer, *batch(0))
+        assert refuses(model, optimizer, model)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+def test_a_scripted_module_is_refused_aloud():
+    model = torch.jit.script(nn.BatchNorm1d(3))
+    with pytest.raises(UserError, match="is a ScriptModule"):
         Guard(model, torch.optim.SGD(model.parameters(), 0.1))
 
 

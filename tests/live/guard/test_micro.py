@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from live.guard.training import OPTIMIZERS, batch, kept, net, same
+from torchmend.facts.errors import TrainingStoppedError
 from torchmend.live.guard.guard import Guard
 
 NAN = float("nan")
@@ -55,3 +56,15 @@ def test_a_window_of_good_ones_is_not_touched():
         window(models[0], optimizers[0], set())
     window(models[1], optimizers[1], set())
     assert same(kept(models[0], optimizers[0]), kept(models[1], optimizers[1]))
+
+
+def test_many_bad_micro_batches_of_one_step_are_one_step_towards_stopping():
+    model = net()
+    optimizer = sgd.make(list(model.parameters()))
+    with Guard(model, optimizer, drop_micro_batches=True):
+        state = kept(model, optimizer)
+        for _ in range(7):
+            window(model, optimizer, range(10), parts=10)
+        assert same(kept(model, optimizer), state)
+        with pytest.raises(TrainingStoppedError, match="8 of the last 8 steps"):
+            window(model, optimizer, range(10), parts=10)

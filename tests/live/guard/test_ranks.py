@@ -1,17 +1,93 @@
-"""Two processes that train together take the same decisions."""
+"""Two processes that train together take the same decisions at the same steps, and hold the same weights afterwards."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
 
-def test_what_one_rank_sees_all_refuse(tmp_path):
+from live.guard.training import batch, kept, net, same, train
+from torchmend.live.guard.guard import Guard
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Run all scenarios once: by name, what each rank did."""
     script = Path(__file__).with_name("distributed_run.py")
+    store = tmp_path_factory.mktemp("ranks") / "store"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(tmp_path / "store")],
+        [sys.executable, "-W", "ignore", str(script), str(store)],
         check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert sorted(done.stdout.splitlines()) == [
-        "rank 0: together True, refused [(3, 'another rank')]",
-        "rank 1: together True, refused [(3, '1.running_var')]",
-    ]
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return {(name, rank): outcome for name, rank, outcome in told}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "origin", "batches"),
+    [
+        ("statistics", "2.running_var", 6),
+        ("statistics that are broadcast", "2.running_var", 6),
+        ("loss", "2.running_mean", 6),
+        ("loss, gradients in buckets", "2.running_mean", 6),
+        ("buffer", "0.one", 6),
+        ("accumulation", "2.running_mean", 12),
+        ("accumulation of statistics", "2.running_var", 12),
+        ("not watched by one", "2.running_var", 6),
+    ],
+)
+def test_what_one_rank_sees_all_refuse(outcomes, scenario, origin, batches):
+    for rank in range(2):
+        assert outcomes[scenario, rank] == {
+            "together": True,
+            "decisions": [[3, "refuse", origin]],
+            "stopped": None,
+            "buffers finite": True,
+            "batches": batches,
+            "steps": 6,
+        }
+
+
+def test_a_micro_batch_that_one_rank_drops_all_drop(outcomes):
+    for rank in range(2):
+        outcome = outcomes["dropped micro-batch", rank]
+        assert outcome["together"]
+        assert (outcome["batches"], outcome["steps"]) == (13, 7)
+
+
+def test_faults_count_by_the_same_origin_on_all_ranks_so_that_they_stop_together(outcomes):
+    for rank in range(2):
+        outcome = outcomes["buffers in turn", rank]
+        assert outcome["decisions"] == [[1, "refuse", "0.one"], [2, "refuse", "0.two"], [3, "stop", "0.one"]]
+        assert outcome["buffers finite"]
+
+
+def test_all_ranks_go_back_when_the_weights_of_one_are_damaged(outcomes):
+    for rank in range(2):
+        outcome = outcomes["weight", rank]
+        assert outcome["together"]
+        assert outcome["decisions"] == [[7, "roll back", ""]]
+
+
+def test_all_ranks_stop_when_there_is_nothing_to_go_back_to(outcomes):
+    assert "what another rank found cannot be repaired" in outcomes["weight, and nothing to go back to", 0]["stopped"]
+    assert "1.weight cannot be repaired" in outcomes["weight, and nothing to go back to", 1]["stopped"]
+
+
+def test_a_verdict_that_stays_on_the_device_is_refused_aloud(outcomes):
+    assert not [name for name, _ in outcomes if name == "lazy"]
+    assert len(outcomes) == 24
+
+
+def test_statistics_of_synchronised_layers_are_undone():
+    """In one process: torch runs these layers in several on accelerators only."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer) as guard:
+        state = kept(model, optimizer)
+        train(model, optimizer, *batch(0, bad=float("nan")))
+        assert guard.events.counts["refuse"] == 1
+        assert same(kept(model, optimizer), state)

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from live.guard.training import batch, kept, net, same, train
 from torchmend.facts.errors import TrainingStoppedError, UserError
+from torchmend.live.guard.buffers import LARGE
 from torchmend.live.guard.clipping import Clip
 from torchmend.live.guard.guard import Guard
 from torchmend.live.guard.policy import Policy
@@ -191,3 +192,133 @@ def test_a_run_that_is_stopped_inside_a_closure_leaves_the_weights_as_they_were(
         with pytest.raises(TrainingStoppedError):
             optimizer.step(closure_of(model, optimizer, iter([batch(0), batch(0), batch(0, bad=NAN)])))
         assert same(kept(model, optimizer), state)
+
+
+class Codebook(nn.Module):
+    """A large buffer that each forward pass writes: behind autograd's back or not."""
+
+    def __init__(self, write) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("book", torch.zeros(LARGE + 1))
+        self.register_buffer("mask", torch.full((LARGE + 1,), float("-inf")))
+        self.write = write
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.write(self.book, rows.detach().mean())
+        return self.linear(rows)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda book, value: book.data.mul_(0.9).add_(value), lambda book, value: book.mul_(0.9).add_(value)],
+    ids=["unseen", "seen"],
+)
+@pytest.mark.parametrize("before", [[], [1.0], [1.0, 1.0, 1.0], [NAN, 1.0], [NAN, NAN]])
+def test_a_large_buffer_is_put_back_however_it_was_written(write, before):
+    model = Codebook(write)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer):
+        for value in (*before, NAN):
+            state = kept(model)
+            optimizer.zero_grad()
+            model(torch.full((2, 4), value)).sum().backward()
+            optimizer.step()
+        assert same(kept(model), state)
+
+
+def test_a_large_buffer_that_nobody_writes_is_not_copied_each_step(monkeypatch):
+    model = Codebook(lambda book, value: None)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    copied = []
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda into, out_of: copied.extend(out_of))
+    with Guard(model, optimizer):
+        for _ in range(3):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    assert not any(tensor.numel() > LARGE for tensor in copied)
+
+
+class Averaging(nn.Module):
+    """Keeps an average of its inputs, which nothing that it returns depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("average", torch.zeros(4))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.average.lerp_(rows.mean(0), 0.1)
+        return self.linear(rows.nan_to_num())
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_nan_in_a_buffer_alone_is_seen_from_the_first_step_on(before):
+    model = Averaging()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer) as guard:
+        for value in (*[1.0] * before, NAN):
+            state = kept(model)
+            optimizer.zero_grad()
+            model(torch.full((2, 4), value)).sum().backward()
+            optimizer.step()
+        assert guard.events.decisions[-1].origin == "average"
+        assert same(kept(model), state)
+
+
+def fill(mask: torch.Tensor) -> None:
+    mask.fill_(-float("inf"))
+
+
+def test_a_mask_that_the_first_step_fills_with_infinities_is_no_damage():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.register_buffer("mask", torch.zeros(3))
+    model.register_forward_hook(lambda module, *_: fill(module.mask))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer) as guard:
+        for _ in range(2):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    assert not guard.events.decisions
+
+
+class Counting(torch.optim.SGD):
+    """A user's optimizer that counts in a tensor and a list of its groups."""
+
+    def __init__(self, parameters) -> None:
+        super().__init__(parameters, 0.1)
+        for group in self.param_groups:
+            group["taken"], group["rates"] = torch.zeros(()), []
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["taken"].add_(1)
+            group["rates"].append(group["lr"])
+
+
+def test_what_a_group_holds_is_put_back_in_place():
+    model = net()
+    optimizer = Counting(model.parameters())
+    taken = optimizer.param_groups[0]["taken"]
+    with Guard(model, optimizer):
+        train(model, optimizer, *batch(0))
+        train(model, optimizer, *batch(1, bad=NAN))
+    assert optimizer.param_groups[0]["taken"] is taken
+    assert float(taken) == 1.0
+    assert optimizer.param_groups[0]["rates"] == [0.1]
+
+
+def test_a_first_step_that_fills_a_mask_is_put_back_if_it_is_refused():
+    model = Codebook(lambda book, value: book.add_(value))
+    model.register_buffer("causal", torch.zeros(3))
+    model.register_forward_hook(lambda module, *_: fill(module.causal))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer) as guard:
+        for value in (NAN, 1.0, NAN):
+            state = kept(model)
+            optimizer.zero_grad()
+            model(torch.full((2, 4), value)).sum().backward()
+            optimizer.step()
+            assert same(kept(model), state) == (value != 1.0)
+        assert guard.events.counts["refuse"] == 2

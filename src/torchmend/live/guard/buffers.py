@@ -4,6 +4,7 @@ Legend: a slot is one buffer of one module; a pack is a flat copy of many small 
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from operator import is_
 
@@ -13,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 LARGE = 1 << 16
 """Elements. A larger buffer outside of normalisation layers (a mask, a table) is copied only when torch's version
-counter says that it was written to; kernels of normalisation layers do not raise that counter."""
+counter says that it was written to, or a comparison after its first step; kernels of normalisation layers and writes
+through `.data` do not raise that counter."""
 
 VARIANCE = "running_var"
 STATISTICS = ("running_mean", VARIANCE)
@@ -75,17 +77,28 @@ class BufferStore:
         self._extra = [module for _, module in owned if type(module).get_extra_state is not nn.Module.get_extra_state]
         self._extra_kept: list[object] = []
         self._lay: list[Tensor | None] = []
+        self._home = self._live()
+        self._away: dict[int, tuple[Tensor, Tensor]] = {}
         self._watches: list[bool] = []
+        self._has_looked = False
         self._packs: list[_Pack] = []
         self._alone: list[_Alone] = []
 
     # Keeping and putting back
 
+    @torch.inference_mode(False)  # else copies of a dry run under inference mode could never be written again
     @torch.no_grad()
     def save(self) -> None:
         """Keep every buffer as it is now."""
         live = self._live()
-        if len(live) != len(self._lay) or not all(map(is_, live, self._lay)):
+        are_others = len(live) != len(self._lay) or not all(map(is_, live, self._lay))
+        if are_others or self._away:
+            self._away = {
+                at: (home, home.detach().clone())
+                for at, home in enumerate(self._home)
+                if home is not None and home is not live[at]
+            }
+        if are_others:
             if len(live) != len(self._lay) or not all(map(_alike, live, self._lay)):
                 self._arrange(live)
             self._lay = live
@@ -93,7 +106,16 @@ class BufferStore:
             pack.fill(live)
         for each in self._alone:
             each.fill(live)
-        self._extra_kept = [module.get_extra_state() for module in self._extra]
+        self._extra_kept = [deepcopy(module.get_extra_state()) for module in self._extra]
+
+    def settle(self) -> None:
+        """Take what lies there now, outside of any forward pass, for the modules' own."""
+        if self._away:
+            self._away, self._home = {}, self._live()
+
+    def _is_back(self, at: int) -> bool:
+        """Return whether what lay there when the step began was lent for a `functional_call`, which has ended."""
+        return at in self._away and self.slots[at].tensor is self._away[at][0]
 
     def _live(self) -> list[Tensor | None]:
         return [buffers.get(key) for buffers, key in self._places]
@@ -134,15 +156,15 @@ class BufferStore:
     @torch.no_grad()
     def restore(self) -> None:
         """Write every buffer back as it was kept. Autograd does not see it: safe before and after a backward pass."""
-        for slot, lay in zip(self.slots, self._lay, strict=False):
-            if _was_replaced(lay, slot.tensor):
+        for at, (slot, lay) in enumerate(zip(self.slots, self._lay, strict=False)):
+            if not self._is_back(at) and _was_replaced(lay, slot.tensor):
                 slot.module._buffers[slot.key] = lay
         unchanged = {each.at for each in self._alone if not each.may_differ(self.slots[each.at].tensor)}
         for at, (live, copy) in enumerate(self._pairs()):
             if at not in unchanged and live is not None and copy is not None:
                 live.data.copy_(copy)
         for module, state in zip(self._extra, self._extra_kept, strict=False):
-            module.set_extra_state(state)
+            module.set_extra_state(deepcopy(state))
 
     @torch.no_grad()
     def restore_where(self, flag: Tensor) -> None:
@@ -157,8 +179,11 @@ class BufferStore:
 
     def _pairs(self) -> Iterable[tuple[Tensor | None, Tensor | None]]:
         """Yield what lies in each slot with its copy, which is None if it does not fit."""
-        for slot, copy in zip(self.slots, self.kept, strict=True):
+        for at, (slot, copy) in enumerate(zip(self.slots, self.kept, strict=True)):
             live = slot.tensor
+            if self._is_back(at):
+                yield self._away[at]
+                continue
             yield live, copy if live is not None and copy is not None and live.shape == copy.shape else None
 
     # Looking
@@ -166,8 +191,25 @@ class BufferStore:
     @torch.no_grad()
     def watched(self) -> list[Watched]:
         """Return the floating-point buffers in which a value that is not finite is damage: they had none at first."""
+        if not self._has_looked:
+            self._has_looked = True
+            self._pass_over_masks()
         live = self._live()
         return [pack.look(live) for pack in self._packs if pack.is_watched]
+
+    def _pass_over_masks(self) -> None:
+        """Watch no more additive masks that the first step filled; anything else that is not finite is damage."""
+        live, kept = self._live(), self.kept
+        watched = [at for at, is_watched in enumerate(self._watches) if is_watched]
+        masks = [at for at in watched if self.slots[at].key not in STATISTICS and _is_mask(live[at])]
+        if masks:
+            for at in masks:
+                self._watches[at] = False
+            alone = self._alone
+            self._arrange(self._lay)
+            self._alone = alone
+            for pack in self._packs:
+                pack.fill(kept)
 
     def first_bad(self) -> str:
         """Name the first watched buffer that is not as it should be; empty if all are. Reads from the device."""
@@ -248,15 +290,24 @@ class _Alone:
         self.at = at
         self.copy = tensor.detach().clone()
         self._always = always
+        self._is_fresh, self._was_compared = True, always
         self._of, self._version = tensor, tensor._version
 
     def may_differ(self, live: Tensor | None) -> bool:
-        """Return whether what lies there may not be what was copied."""
+        """Return whether what lies there may not be what was copied.
+
+        The first time that nothing says so they are compared: codebooks, for one, are often written through `.data`.
+        """
+        if live is not None and not self._was_compared and live is self._of and live._version == self._version:
+            self._was_compared, self._always = True, not torch.equal(live, self.copy)
         return self._always or live is not self._of or live._version != self._version
 
     def fill(self, live: Sequence[Tensor | None]) -> None:
         """Copy what lies there now, if it may have changed."""
         tensor = live[self.at]
+        if self._is_fresh:  # nothing has had the time to write to it
+            self._is_fresh = False
+            return
         if tensor is not None and self.may_differ(tensor):
             self.copy.copy_(tensor)
             self._of, self._version = tensor, tensor._version
@@ -269,6 +320,11 @@ def _is_watched(slot: Slot, tensor: Tensor) -> bool:
     return is_sound and (slot.is_statistic or tensor.numel() <= LARGE)
 
 
+def _is_mask(tensor: Tensor | None) -> bool:
+    """Return whether the elements are 0 and -Inf only, of an additive mask."""
+    return tensor is not None and bool(tensor.isneginf().any()) and bool((tensor.isneginf() | (tensor == 0)).all())
+
+
 def _may_be_packed(tensor: Tensor) -> bool:
     is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_quantized
     return is_plain and (tensor.element_size() > 1 or not tensor.is_floating_point())
@@ -278,7 +334,14 @@ def _was_replaced(before: Tensor | None, live: Tensor | None) -> bool:
     """Return whether a forward pass put another tensor there; one of another kind was put there by `Module.to`."""
     if before is None or live is None:
         return before is not live
-    return before is not live and (before.dtype, before.device) == (live.dtype, live.device)
+    return before is not live and not was_moved(before, live)
+
+
+def was_moved(before: Tensor | None, live: Tensor | None) -> bool:
+    """Return whether `Module.to` put another tensor there."""
+    if before is None or live is None or before.shape != live.shape:
+        return False
+    return (before.dtype, before.device) != (live.dtype, live.device)
 
 
 def _alike(a: Tensor | None, b: Tensor | None) -> bool:

@@ -45,6 +45,7 @@ class Observation:
         gradient: The first gradient that is not finite, by its parameter's name; empty if all are.
         buffer: The first buffer that is not as it should be, by name; empty if all are.
         were_sound: Whether the buffers were sound when the step began.
+        is_part: Whether it is of one micro-batch that may be dropped alone.
         can_go_back: Whether there is a snapshot to go back to.
     """
 
@@ -62,6 +63,7 @@ class Observation:
     gradient: str = ""
     buffer: str = ""
     were_sound: bool = True
+    is_part: bool = False
     can_go_back: bool = False
 
     @property

@@ -10,9 +10,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.live.diagnosing import diagnose_live
 from torchmend.live.guard.buffers import STATISTICS, VARIANCE, Slot, is_bad, side_by_side
-from torchmend.live.guard.ownership import is_compiled, may_be_hooked, plain
+from torchmend.live.guard.ownership import is_compiled, is_traced, may_be_hooked, plain
 from torchmend.live.guard.sensing.reading import measure, observation
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
 from torchmend.live.repairing import repair_live
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ class Evaluation:
         for model in self._models:
             for module in model.modules():
                 if module in hooked and (is_compiled(module) or _keeps_statistics(module)):
-                    wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
+                    wrapping.hook(module.register_forward_pre_hook(EagerHook(self._before_forward)))
             wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
+        if is_traced():
+            return
         if module.training:
             self._is_due = True  # statistics are about to change; frozen ones are not looked at again each step
         elif self._is_due:
@@ -68,10 +70,12 @@ class Evaluation:
         diagnosis = diagnose_live(module)
         if not diagnosis.damaged:
             logger.info("Model health: OK")
-            self.were_sound, self._is_due = True, False
+            self.were_sound, self._is_due = self._are_sound(), False
             return
         logger.warning("[WARN] Found %d corrupted stats after loading!", len(diagnosis.damaged))
-        self._repair(module)
+        if self._acts:
+            self._repair(module)
+        self.were_sound = self._are_sound()
 
     def check(self) -> bool:
         """Look at all statistics; repair what is damaged.
@@ -80,7 +84,20 @@ class Evaluation:
             Whether all were sound.
         """
         self._is_due = False
-        slots = [
+        sound = self._are_sound()
+        if not sound:
+            steps = max((each.steps for each in self._transactions), default=0)
+            bad = next((slot.name for slot in self._slots() if is_bad(slot.key, slot.tensor)), "")
+            logger.warning("[Pre-validation sanitization at iter %d] %s is damaged", steps, bad)
+            if self._acts:
+                self._from_copies()
+                for model in self._models:
+                    self._repair(model)
+        self.were_sound = sound or (self._acts and self._are_sound())
+        return sound
+
+    def _slots(self) -> list[Slot]:
+        return [
             Slot(plain(f"{name}.{key}" if name else key), module, key)
             for model in self._models
             for name, module in model.named_modules()
@@ -88,22 +105,12 @@ class Evaluation:
             for key in STATISTICS
             if module._buffers.get(key) is not None
         ]
-        figures = measure((), side_by_side(slots))
+
+    def _are_sound(self) -> bool:
+        """Look at all statistics of all models, whatever else in them is damaged."""
+        figures = measure((), side_by_side(self._slots()))
         seen = observation(figures, figures.values.tolist())
-        sound = seen.buffers_finite and seen.variances_valid
-        if sound:
-            self.were_sound = True
-        else:
-            steps = max((each.steps for each in self._transactions), default=0)
-            bad = next((slot.name for slot in slots if is_bad(slot.key, slot.tensor)), "")
-            logger.warning("[Pre-validation sanitization at iter %d] %s is damaged", steps, bad)
-            if self._acts:
-                self._from_copies()
-                for model in self._models:
-                    self._repair(model)
-            else:
-                self.were_sound = False
-        return sound
+        return seen.buffers_finite and seen.variances_valid
 
     @torch.no_grad()
     def _from_copies(self) -> None:
@@ -131,7 +138,6 @@ class Evaluation:
             logger.warning("Auto-sanitized %d BatchNorm statistics.", len(result.plan.edits))
         for refusal in result.plan.refused:
             logger.warning("%s is damaged and cannot be repaired: %s", refusal.place, refusal.reason)
-        self.were_sound = result.after is not None and result.after.healthy
 
 
 def _keeps_statistics(module: nn.Module) -> bool:

@@ -89,6 +89,9 @@ class Guard:
         self._policy_states = [PolicyState() for _ in self.optimizers]
         self._wrapping = Wrapping()
         self._held: list[Held] = []
+        self._steps: list[int] = [0] * len(self.optimizers)
+        clip = None if self.options.observe_only else self.options.clip
+        self._clippers = [Clipper(clip) for _ in self.optimizers] if clip else []
         self._returning: Decision | None = None
         self._recovery = Recovery(
             self.models, self.optimizers, as_list(scheduler), as_list(ema), scaler, self.options, self._announced
@@ -103,7 +106,11 @@ class Guard:
     @property
     def steps(self) -> int:
         """How many steps came to their end, of the optimizer that took most."""
-        return max((transaction.steps for transaction in self.transactions), default=0)
+        return max(self._counted())
+
+    def _counted(self) -> list[int]:
+        """Return the steps of each optimizer; after detaching, or switched off, as they were."""
+        return [transaction.steps for transaction in self.transactions] or self._steps
 
     # Attaching
 
@@ -113,7 +120,7 @@ class Guard:
             self.models, self._sensors, self.options.sample_every, lambda: self.steps, self._told_of
         )
         owned = owned_modules(self.models, self.optimizers)
-        for optimizer, modules in zip(self.optimizers, owned, strict=True):
+        for at, (optimizer, modules) in enumerate(zip(self.optimizers, owned, strict=True)):
             transaction = (LazyTransaction if self.options.lazy else Transaction)(
                 optimizer,
                 self.models,
@@ -124,7 +131,7 @@ class Guard:
                 safe=self.options.safe_optimizers,
                 sensors=self._sensors,
             )
-            transaction.clipper = Clipper(self.options.clip) if self.options.clip and acts else None
+            transaction.clipper = self._clippers[at] if self._clippers else None
             transaction.micro = MicroBatches(modules) if self.options.drop_micro_batches and acts else None
             transaction.sampled_forward = forward
             if Sensor.UPDATES in self._sensors:
@@ -157,6 +164,7 @@ class Guard:
         for transaction in self.transactions:
             transaction.let_go()
         self._wrapping.undo()
+        self._steps = self._counted()
         self.transactions.clear()
 
     def __enter__(self) -> Self:
@@ -185,11 +193,13 @@ class Guard:
 
     def _judge(self, transaction: Transaction, seen: Observation) -> Decision:
         at = self.transactions.index(transaction)
+        if not self.evaluation.were_sound:  # before the ranks agree: what one passes over, none may refuse alone
+            seen = replace(seen, buffers_finite=True, variances_valid=True, buffer="")
         seen = replace(
             agree(seen, self.models),
             scaled=self.scaler is not None and self.scaler.is_enabled(),
             update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
-            were_sound=self.evaluation.were_sound,
+            is_part=transaction.micro is not None,
             can_go_back=self._recovery.can_go_back(self.steps),
         )
         self._policy_states[at], decision = decide(self._policy, self._policy_states[at], seen)
@@ -240,6 +250,8 @@ class Guard:
     def check(self) -> Health:
         """Look at weights, statistics, optimizer state and averages; repair what can be, go back or stop if not.
 
+        Under DistributedDataParallel all ranks go back or stop together, so that all have to call this together.
+
         Raises:
             TrainingStoppedError: Something is damaged that no repair and no snapshot can mend.
         """
@@ -287,9 +299,10 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """Return what the guard remembers, as plain values."""
         return {
-            "steps": [transaction.steps for transaction in self.transactions],
+            "steps": self._counted(),
             "counts": dict(self.events.counts),
             "policy": [asdict(state) for state in self._policy_states],
+            "norms": [list(each.norms) for each in self._clippers],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -302,8 +315,11 @@ class Guard:
             raise UserError(
                 f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._policy_states)}."
             )
-        for transaction, steps in zip(self.transactions, state["steps"], strict=True):
+        self._steps = list(state["steps"])
+        for transaction, steps in zip(self.transactions, self._steps, strict=False):  # none where it is switched off
             transaction.steps = steps
+        for clipper, norms in zip(self._clippers, state.get("norms", ()), strict=False):
+            clipper.norms.extend(norms)
         self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
 

@@ -1,8 +1,9 @@
 """The periodic check of everything that lasts from step to step: weights, statistics, optimizer state, averages."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torchmend.facts.findings import Finding
 from torchmend.live.diagnosing import diagnose_live
 from torchmend.live.guard.ownership import averaged_model, inner_model
 from torchmend.live.repairing import repair_live
-from torchmend.live.screening import is_evidently_sound
+from torchmend.live.screening import is_evidently_sound, is_statistic
 
 logger = logging.getLogger("torchmend.guard")
 
@@ -44,11 +45,13 @@ class Patients:
         models: Whose parameters and buffers are looked at.
         optimizers: Whose state is.
         averages: Averaged models; what is damaged in them is taken from the live ones.
+        legal: Buffers that were not finite from the start: a best loss of Inf, the range of an observer.
     """
 
     models: Sequence[nn.Module] = ()
     optimizers: Sequence[Optimizer] = ()
     averages: Sequence[Any] = ()
+    legal: frozenset[str] = frozenset()
 
 
 def check(patients: Patients, step: int, *, acts: bool, is_routine: bool = True) -> Health:
@@ -83,23 +86,40 @@ def _examined(patients: Patients, *, acts: bool) -> Health:
     left: list[Finding] = []
     repaired = 0
     for model, optimizer, donors in _cases(patients):
-        diagnosis = diagnose_live(model, optimizer)
-        findings += diagnosis.damaged
-        if diagnosis.damaged and acts:
+        damaged = _outside(diagnose_live(model, optimizer).damaged, patients.legal)
+        findings += damaged
+        if damaged and acts:
             result = repair_live(model, optimizer, donors=donors)
             repaired += len(result.plan.edits)
-            left += result.after.damaged if result.after is not None else diagnosis.damaged
+            left += _outside(result.after.damaged, patients.legal) if result.after is not None else damaged
         else:
-            left += diagnosis.damaged
+            left += damaged
     return Health(findings=tuple(findings), repaired=repaired, left=tuple(left))
 
 
-def _cases(patients: Patients) -> Iterator[tuple[nn.Module, Optimizer | None, Sequence[nn.Module]]]:
-    """Yield each model with its optimizer, and each average with the live models that it may take from."""
-    models, optimizers = patients.models, patients.optimizers
-    for at, model in enumerate(models):
-        yield model, optimizers[at] if len(optimizers) == len(models) else optimizers[0] if at == 0 else None, ()
-    sound = [model for model in map(inner_model, models) if is_evidently_sound(model)]
+def _outside(findings: Iterable[Finding], legal: frozenset[str]) -> list[Finding]:
+    return [each for each in findings if each.place not in legal]
+
+
+def not_finite_buffers(models: Iterable[nn.Module]) -> frozenset[str]:
+    """Name the buffers outside of normalisation layers that hold Inf or NaN now."""
+    return frozenset(
+        name
+        for model in models
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and buffer.element_size() > 1 and not is_statistic(name)
+        if not bool(buffer.isfinite().all())
+    )
+
+
+_Model = nn.Module | dict[str, Any]
+
+
+def _cases(patients: Patients) -> Iterator[tuple[_Model, Optimizer | None, Sequence[nn.Module]]]:
+    """Yield models with optimizers, what is left over of either by itself, and averages with what they take from."""
+    for model, optimizer in zip_longest(patients.models, patients.optimizers):
+        yield {} if model is None else model, optimizer, ()
+    sound = [model for model in map(inner_model, patients.models) if is_evidently_sound(model)]
     for each in patients.averages:
         yield averaged_model(each), None, sound
 

@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.ownership import parameters_of
+from torchmend.live.guard.ranks import trained_together
 from torchmend.live.guard.sensing.reading import Figures, observation
 from torchmend.live.guard.transaction import Transaction
 
@@ -40,11 +41,12 @@ class LazyTransaction(Transaction):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         refuse_unless_lazy(self.optimizer)
+        if trained_together(self._models):  # each rank's flag is its own, and figures arrive when they like
+            raise UserError("lazy=True does not support DistributedDataParallel yet. Leave lazy out.")
         self._underway: deque[_Underway] = deque()
 
     def end_of_backward(self) -> None:
         """Flag the step on the device, put buffers back by the flag, and judge what has arrived of earlier steps."""
-        self._queued = lambda: None
         self.begin()
         _, figures = self._measured()
         if self._acts:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.clipping import By, Clip
 from torchmend.live.guard.decisions import Decision
+from torchmend.live.guard.ownership import is_compiled
 from torchmend.live.guard.policy import Policy
 from torchmend.live.guard.ring import Ring
 from torchmend.live.guard.sensing.catalogue import ALL, Sensor, chosen
@@ -131,8 +133,19 @@ def refuse_unsupported(model: nn.Module) -> None:
     found = next((name for name in _UNSUPPORTED if name in names), None)
     if found is not None:
         raise UserError(f"The guard does not support {found} yet: its parameters are not where a step could be undone.")
-    if getattr(model, "_compiled_call_impl", None) is not None:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UserError(
+            "This model is a ScriptModule, whose buffers the guard cannot put back. Train the module it was made from."
+        )
+    if any(_is_compiled_in_place(module) and any(True for _ in module.buffers()) for module in model.modules()):
         raise UserError(
             "This module was compiled in place (module.compile()), so hooks added now would never be called. "
             "Make the guard first, or pass the wrapper that torch.compile(module) returns."
         )
+
+
+def _is_compiled_in_place(module: nn.Module) -> bool:
+    if is_compiled(module):
+        return False
+    forward = vars(module).get("forward")
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(forward, "_torchdynamo_orig_callable")

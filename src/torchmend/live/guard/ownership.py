@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -44,6 +45,13 @@ def may_be_hooked(models: Sequence[nn.Module]) -> set[nn.Module]:
         if inner is not module
     }
     return {module for model in models for module in model.modules()} - inside
+
+
+def is_traced() -> bool:
+    """Return whether a call is traced, exported or transformed by torch.func: values cannot be read or kept then."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -186,7 +186,9 @@ def _refused_by_scaler(
 def _refused(
     policy: Policy, state: PolicyState, seen: Observation, bad: tuple[Finding, ...]
 ) -> tuple[PolicyState, Decision]:
-    refusals = (*_recent(state.refusals, seen.step - policy.window), (seen.step, seen.origin))
+    refusals = _recent(state.refusals, seen.step - policy.window)
+    if not (seen.is_part and (seen.step, seen.origin) in refusals):  # micro-batches of one step are no steps
+        refusals = (*refusals, (seen.step, seen.origin))
     state = replace(state, refusals=refusals, in_a_row=0)
     same = [step for step, at in refusals if at == seen.origin]
     decision = _decision(Action.REFUSE, seen, bad)

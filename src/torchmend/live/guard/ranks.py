@@ -13,23 +13,21 @@ from torchmend.live.guard.decisions import Observation
 def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
     """Return the worst of what the ranks saw, where the models are trained by several together.
 
-    One reduction of seven numbers; ranks must come here together, as they do at the end of a backward pass.
+    One reduction of seven numbers, and the names from all ranks where something is wrong; ranks must come here
+    together, as they do at the end of a backward pass.
 
     Args:
         seen: What this rank saw.
         models: As they are trained; nothing is exchanged unless one is wrapped in DistributedDataParallel.
     """
-    if not _trained_together(models):
+    if not trained_together(models):
         return seen
     loss = -math.inf if seen.loss is None else math.inf if math.isnan(seen.loss) else seen.loss
     norm, jump = (math.inf if math.isnan(each) else each for each in (seen.gradient_norm, seen.variance_jump))
     flags = [not seen.gradients_finite, not seen.buffers_finite, not seen.variances_valid]
-    shared = torch.tensor(
-        [*map(float, flags), norm, loss, jump, float(seen.overflowed)], dtype=torch.float64, device=_device(models)
-    )
-    distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-    gradients, buffers, variances, norm, loss, jump, overflowed = shared.tolist()
-    elsewhere = "another rank"
+    numbers = [*map(float, flags), norm, loss, jump, float(seen.overflowed)]
+    gradients, buffers, variances, norm, loss, jump, overflowed = _largest(numbers, models)
+    gradient, buffer = _first_names(seen) if gradients or buffers or variances else ("", "")
     return replace(
         seen,
         gradients_finite=not gradients,
@@ -39,25 +37,36 @@ def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
         variance_jump=jump,
         overflowed=bool(overflowed),
         loss=None if loss == -math.inf else loss,
-        gradient=seen.gradient or (elsewhere if gradients else ""),
-        buffer=seen.buffer or (elsewhere if buffers or variances else ""),
+        gradient=gradient,
+        buffer=buffer,
     )
 
 
-def any_rank(flag: bool, models: Sequence[nn.Module]) -> bool:
-    """Return whether a flag is set on any rank, where the models are trained by several together."""
-    if not _trained_together(models):
-        return flag
-    shared = torch.tensor(float(flag), device=_device(models))
+def worst(level: int, models: Sequence[nn.Module]) -> int:
+    """Return the highest level of all ranks that train the models together; they must come here together."""
+    return int(_largest([float(level)], models)[0]) if trained_together(models) else level
+
+
+def _largest(numbers: Sequence[float], models: Sequence[nn.Module]) -> list[float]:
+    shared = torch.tensor(numbers, dtype=torch.float64, device=_device(models))
     distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-    return bool(shared)
+    return [float(each) for each in shared.tolist()]
+
+
+def _first_names(seen: Observation) -> tuple[str, str]:
+    """Return the names that the first rank with any has: refusals are counted by them, on all ranks alike."""
+    names: list[tuple[str, str]] = [("", "")] * distributed.get_world_size()
+    distributed.all_gather_object(names, (seen.gradient, seen.buffer))
+    gradient, buffer = (next((name for name in each if name), "") for each in zip(*names, strict=True))
+    return gradient, buffer
 
 
 def _device(models: Sequence[nn.Module]) -> torch.device:
     return next(parameter.device for model in models for parameter in model.parameters())
 
 
-def _trained_together(models: Sequence[nn.Module]) -> bool:
+def trained_together(models: Sequence[nn.Module]) -> bool:
+    """Return whether several ranks train the models together."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return False
     return any(isinstance(model, nn.parallel.DistributedDataParallel) for model in models)

@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision
-from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check
+from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check, not_finite_buffers
 from torchmend.live.guard.options import GuardOptions
-from torchmend.live.guard.ranks import any_rank
+from torchmend.live.guard.ownership import averaged_model
+from torchmend.live.guard.ranks import worst
 from torchmend.live.guard.rates import lower
 from torchmend.live.guard.ring import Snapshots
 from torchmend.live.guard.sensing.catalogue import Sensor
@@ -56,6 +57,7 @@ class Recovery:
             models=models if Sensor.STATE in options.sensors else (),
             optimizers=optimizers if Sensor.STATE in options.sensors else (),
             averages=averages if Sensor.AVERAGES in options.sensors else (),
+            legal=not_finite_buffers([*models, *map(averaged_model, averages)]),
         )
         self._suspects = False
         self._checked = -LEAST_GAP
@@ -111,14 +113,15 @@ class Recovery:
         """
         self._checked = step
         health = check(self._patients, step, acts=self._acts, is_routine=is_routine)
-        is_lost = any_rank(bool(health.left), self._models)
+        level = worst(2 if health.left else 1 if health.findings else 0, self._models)  # all ranks go back, or none
+        is_lost = level == 2
         if health.findings and not is_lost:
             self._announce(Decision(action=Action.REPAIR, step=step, findings=health.findings))
         elif is_lost and self.can_go_back(step):
             self._announce(Decision(action=Action.ROLL_BACK, step=step, findings=health.left))
         elif is_lost:
             self._stop(step, health.left)
-        elif self._snapshots is not None and self._snapshots.is_due(step):
+        elif not level and self._snapshots is not None and self._snapshots.is_due(step):
             self._snapshots.take(step)
         return health
 
@@ -143,7 +146,7 @@ class Recovery:
 
     def _stop(self, step: int, findings: Sequence[Finding]) -> None:
         kept = "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
-        places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN])
+        places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN]) or "what another rank found"
         why = f"At step {step} {places} cannot be repaired, and {kept}. Go on from a healthy checkpoint."
         self._announce(Decision(action=Action.STOP, step=step, findings=tuple(findings), explanation=why))
 

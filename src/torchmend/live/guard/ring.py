@@ -1,7 +1,8 @@
 """Snapshots of a run to go back to, taken when it was seen to be healthy."""
 
+import copy
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchmend.facts.errors import UserError
+from torchmend.live.guard.buffers import was_moved
 from torchmend.live.guard.skipping import rebuilt
 
 _Tensors = list[tuple[Tensor, Tensor]]
@@ -49,6 +51,8 @@ class Ring:
 class _Snapshot:
     step: int
     tensors: _Tensors
+    buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]]
+    extra: list[tuple[nn.Module, Any]]
     optimizers: list[dict[str, Any]]
     groups: list[list[dict[str, Any]]]
     others: list[dict[str, Any]]
@@ -92,11 +96,19 @@ class Snapshots:
     @torch.no_grad()
     def take(self, step: int) -> None:
         """Keep the run as it is now; the caller has seen that it is healthy."""
-        live = [tensor for model in self._models for tensor in (*model.parameters(), *model.buffers())]
+        parameters = [each for model in self._models for each in model.parameters()]
+        modules = list(dict.fromkeys(module for model in self._models for module in model.modules()))
+        extra = [each for each in modules if type(each).get_extra_state is not nn.Module.get_extra_state]
         self._kept.append(
             _Snapshot(
                 step=step,
-                tensors=[(tensor, self._copy(tensor)) for tensor in live],
+                tensors=[(each, self._copy(each)) for each in parameters],
+                buffers=[
+                    (module, key, buffer, self._copied(buffer))
+                    for module in modules
+                    for key, buffer in module._buffers.items()
+                ],
+                extra=[(each, copy.deepcopy(each.get_extra_state())) for each in extra],
                 optimizers=[self._copied(optimizer.state) for optimizer in self._optimizers],
                 groups=[self._copied(_settings(optimizer)) for optimizer in self._optimizers],
                 others=[self._copied(each.state_dict()) for each in self._others],
@@ -131,12 +143,16 @@ class Snapshots:
             self._kept.pop()
         for live, kept in snapshot.tensors:
             live.data.copy_(kept)
+        for module, key, before, buffer in snapshot.buffers:
+            _restore_buffer(module, key, before, buffer)
+        for module, extra in snapshot.extra:
+            module.set_extra_state(copy.deepcopy(extra))
         for optimizer, state in zip(self._optimizers, snapshot.optimizers, strict=True):
             _restore_state(optimizer, state)
         for optimizer, groups in zip(self._optimizers, snapshot.groups, strict=True):
             _restore_settings(optimizer, groups)
         for each, state in zip(self._others, snapshot.others, strict=True):
-            each.load_state_dict(state)
+            each.load_state_dict(_written(None, state, None))
         _set_random_state(snapshot.random)
         return snapshot.used
 
@@ -148,11 +164,19 @@ class Snapshots:
         if isinstance(value, Tensor):
             return self._copy(value)
         if isinstance(value, dict):
-            copied = {key: self._copied(each) for key, each in value.items()}
-            return Counter(copied) if isinstance(value, Counter) else copied  # MultiStepLR keeps its milestones in one
+            return _alike(value, {key: self._copied(each) for key, each in value.items()})
         if isinstance(value, list | tuple):
             return rebuilt(value, map(self._copied, value))
         return value
+
+
+def _restore_buffer(module: nn.Module, key: str, before: Tensor | None, kept: Tensor | None) -> None:
+    """Write a buffer in place; one that a forward pass replaced since may be a batch of the user: it is left alone."""
+    live = module._buffers.get(key)
+    if live is not None and kept is not None and (live is before or was_moved(before, live)):
+        live.data.copy_(kept)
+    elif live is not before:
+        module._buffers[key] = None if before is None or kept is None else kept.to(before.device, copy=True)
 
 
 def _restore_state(optimizer: Optimizer, kept: dict[Any, Any]) -> None:
@@ -161,11 +185,40 @@ def _restore_state(optimizer: Optimizer, kept: dict[Any, Any]) -> None:
         del optimizer.state[parameter]
     for parameter, fields in kept.items():
         state = optimizer.state[parameter]
+        for name in state.keys() - fields.keys():
+            del state[name]
         for name, value in fields.items():
-            if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
-                state[name].data.copy_(value)
-            else:
-                state[name] = value.clone() if isinstance(value, Tensor) else value
+            state[name] = _written(state.get(name), value, parameter.device)
+
+
+def _written(live: Any, kept: Any, device: torch.device | None) -> Any:
+    """Return what was kept, written into the live tensor where there is one.
+
+    The rest is copied, for the snapshot may be needed once more.
+
+    Args:
+        live: What lies there now.
+        kept: Of the snapshot.
+        device: Where tensors go that have no live one; None leaves them where they are, as it does single numbers.
+    """
+    if isinstance(kept, Tensor):
+        if isinstance(live, Tensor) and live.shape == kept.shape:
+            live.data.copy_(kept)
+            return live
+        return kept.detach().to(device if kept.dim() else None, copy=True)
+    if isinstance(kept, dict):
+        return _alike(kept, {key: _written(None, each, device) for key, each in kept.items()})
+    if isinstance(kept, list | tuple):
+        return rebuilt(kept, (_written(None, each, device) for each in kept))
+    return kept
+
+
+def _alike(given: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a dictionary of the given one's type with other values: MultiStepLR keeps its milestones in a Counter."""
+    made = copy.copy(given)
+    for key, value in items.items():
+        made[key] = value
+    return made
 
 
 def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -177,10 +230,7 @@ def _restore_settings(optimizer: Optimizer, kept: list[dict[str, Any]]) -> None:
     """Write the groups' settings; a group that was added since keeps its own."""
     for group, settings in zip(optimizer.param_groups, kept, strict=False):
         for name, value in settings.items():
-            if isinstance(value, Tensor) and isinstance(group.get(name), Tensor):
-                group[name].data.copy_(value)
-            else:
-                group[name] = value.clone() if isinstance(value, Tensor) else value
+            group[name] = _written(group.get(name), value, None)
 
 
 def _random_state() -> dict[str, Any]:

@@ -29,6 +29,13 @@ def drop_gradients(parameters: Iterable[Tensor]) -> None:
         parameter.grad = None
 
 
+def silence_gradients(parameters: Iterable[Tensor]) -> None:
+    """Put zeros where gradients are: a loop that clips them by hand, or divides them, finds what it expects."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = torch.zeros_like(parameter.grad)
+
+
 def empty_gradients(parameters: Iterable[Tensor]) -> None:
     """Give every parameter a gradient of zeros, for optimizers that do not ask whether there is one."""
     for parameter in parameters:
@@ -48,9 +55,7 @@ class Standstill:
         self._optimizer = optimizer
         self._parameters = [(each, each.detach().clone()) for each in parameters_of(optimizer)]
         self._state = {key: _kept(value) for key, value in optimizer.state.items()}
-        self._groups = [
-            {k: copy.copy(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups
-        ]
+        self._groups = [{k: _kept(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -65,7 +70,7 @@ class Standstill:
         for group, kept in zip(self._optimizer.param_groups, self._groups, strict=True):
             for name in group.keys() - kept.keys() - {"params"}:
                 del group[name]
-            group.update(kept)
+            group.update({name: _restored(value) for name, value in kept.items()})
 
 
 def rebuilt(value: Any, items: Iterable[Any]) -> Any:

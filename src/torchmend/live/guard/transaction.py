@@ -1,8 +1,11 @@
 """One optimizer's step as a transaction: begun by a forward pass, judged at the end of backward, closed by the step."""
 
+import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torchmend.live.guard.ownership import (
     Named,
     announcing_parameters,
     is_compiled,
+    is_traced,
     may_be_hooked,
     names_of,
     parameters_of,
@@ -24,8 +28,14 @@ from torchmend.live.guard.ownership import (
 from torchmend.live.guard.sensing.catalogue import Sensor
 from torchmend.live.guard.sensing.reading import Figures, confirmed, measure, observation
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
-from torchmend.live.guard.skipping import Standstill, drop_gradients, empty_gradients, is_skipped_by_empty_gradients
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.guard.skipping import (
+    Standstill,
+    drop_gradients,
+    empty_gradients,
+    is_skipped_by_empty_gradients,
+    silence_gradients,
+)
+from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
 
 Judge = Callable[["Transaction", Observation], Decision]
 """Asked once a backward pass; may raise what stops the run."""
@@ -36,6 +46,17 @@ Closed = Callable[["Transaction", Decision | None], None]
 
 ABANDONED = Decision(action=Action.REFUSE, step=-1)
 """Of a step that will not come to its end, because of an error or because the scaler left it out."""
+
+
+_TO_THE_STEP = 2
+"""Frames from a hook's callback to the function that torch puts around an optimizer's step."""
+
+
+def _is_called_from(frame: FrameType | None, outer: FrameType) -> bool:
+    """Return whether a frame runs within another; one that an error has left is on no stack any more."""
+    while frame is not None and frame is not outer:
+        frame = frame.f_back
+    return frame is not None
 
 
 class _EndOfBackward:
@@ -58,6 +79,24 @@ class _EndOfBackward:
         else:
             self._is_last = True
             torch.autograd.Variable._execution_engine.queue_callback(self)
+
+
+class _Mark:
+    """A parameter's gradient as it is now, to tell later whether it was cleared, replaced or written to.
+
+    Args:
+        parameter: Whose.
+    """
+
+    def __init__(self, parameter: Tensor) -> None:
+        self._parameter, self._gradient = parameter, parameter.grad
+        self._version = -1 if self._gradient is None else self._gradient._version
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is as it was."""
+        same = self._parameter.grad is self._gradient
+        return same and (self._gradient is None or self._gradient._version == self._version)
 
 
 class Transaction:
@@ -106,12 +145,15 @@ class Transaction:
         self._sensors = sensors
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
-        self._sentinel: Tensor | None = None
+        self._refused_mark: _Mark | None = None
         self._queued: Callable[[], _EndOfBackward | None] = lambda: None
+        self._before: _Mark | None = None
         self._lock = threading.Lock()
         self._judged = False
         self._goes_on = False
         self._in_step = False
+        self._step_frame: FrameType | None = None
+        self._nested = 0
         self._standstill: Standstill | None = None
 
     def named_parameters(self) -> dict[str, Tensor]:
@@ -143,30 +185,36 @@ class Transaction:
             if module not in hooked:
                 continue
             if module._buffers or is_compiled(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
-                wrapping.hook(module.register_forward_pre_hook(Hook(self._before_forward)))
+                wrapping.hook(module.register_forward_pre_hook(EagerHook(self._before_forward)))
         for each in announcing_parameters(self._models, self.optimizer):
-            wrapping.hook(each.register_hook(Hook(self._on_gradient)))  # type: ignore[no-untyped-call]
+            wrapping.hook(each.register_hook(Hook(functools.partial(self._on_gradient, each))))  # type: ignore[no-untyped-call]
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
-        if module.training:
+        if module.training and not is_traced():
             self.begin()
 
-    def _on_gradient(self, _: Tensor) -> None:
+    def _on_gradient(self, parameter: Tensor, _: Tensor) -> None:
         """Have the end of this backward pass announced, once; the engine may call from a thread for each device."""
         if self._queued() is not None:
             return
         with self._lock:
             if self._queued() is None:
                 self._goes_on = not self._is_new_window()  # now: gradients may be other tensors when it has ended
-                end = _EndOfBackward(self.end_of_backward)
+                self._before = _Mark(parameter)
+                end = _EndOfBackward(self._after_backward)
                 self._queued = weakref.ref(end)
                 torch.autograd.Variable._execution_engine.queue_callback(end)
 
+    def _after_backward(self) -> None:
+        self._queued = lambda: None
+        before, self._before = self._before, None
+        if before is None or not before.stands:  # else `torch.autograd.grad`, which leaves nothing to judge yet
+            self.end_of_backward()
+
     def end_of_backward(self) -> None:
         """Judge what backward left, and undo it if it must not count."""
-        self._queued = lambda: None
         if self.micro is None and self.refused is not None and (self._in_step or self._goes_on):
             self._undo(self.refused)
             return
@@ -215,41 +263,41 @@ class Transaction:
     def _undo(self, decision: Decision) -> None:
         self.buffers.restore()
         if decision.by_scaler:  # the scaler has to see the overflow itself, in order to back off
+            self._mark()
             return
         parameters = parameters_of(self.optimizer)
         if self._in_step and not self._safe:  # the optimizer goes on after its closure, and may not ask for None
             empty_gradients(parameters)
             return
-        drop_gradients(parameters)
-        # Whoever clears gradients now begins a new step; who does not goes on accumulating into this one.
-        first = next((each for each in parameters if each.requires_grad), None)
-        if first is not None:
-            self._sentinel = torch.zeros_like(first)
-            first.grad = self._sentinel
+        silence_gradients(parameters)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Mark a gradient: whoever clears it begins a new step; who does not goes on accumulating into this one."""
+        first = next((each for each in parameters_of(self.optimizer) if each.grad is not None), None)
+        self._refused_mark = None if first is None else _Mark(first)
 
     def _is_new_window(self) -> bool:
         """Return whether gradients were cleared since the refusal, so that this backward is another step's."""
-        if self._sentinel is None:
-            return False
-        first = next((each for each in parameters_of(self.optimizer) if each.requires_grad), None)
-        return first is not None and first.grad is not self._sentinel
+        return self._refused_mark is not None and not self._refused_mark.stands
 
     # The optimizer's step
 
     def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        caller = sys._getframe(_TO_THE_STEP)
+        if self._step_frame is not None and _is_called_from(caller, self._step_frame):
+            self._nested += 1  # a user's optimizer that calls its base class's step: one step, with hooks called twice
+            return
+        self._step_frame, self._nested = caller, 0
         closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
         if closure is None and not self._judged:  # gradients that came from no backward pass that a hook has seen
             self.end_of_backward()
         self.stepped = self._in_step = True
-        if closure is not None:
-            self._standstill = Standstill(self.optimizer) if self._acts else None
-        elif self.refused is not None:
-            if self._safe:
-                drop_gradients(parameters_of(self.optimizer))
-            else:
-                self._standstill = Standstill(self.optimizer)
-                empty_gradients(parameters_of(self.optimizer))
-        else:
+        if self._acts and (closure is not None or (self.refused is not None and not self._safe)):
+            self._standstill = Standstill(self.optimizer)
+        if self.refused is not None:
+            (drop_gradients if self._safe else empty_gradients)(parameters_of(self.optimizer))
+        elif closure is None:
             if self.micro is not None:
                 self.micro.renormalise(parameters_of(self.optimizer))
             if self.clipper is not None:
@@ -258,6 +306,9 @@ class Transaction:
                 self.sampled_updates.before(self.steps)
 
     def _after_step(self, *_: Any) -> None:
+        if self._nested:
+            self._nested -= 1
+            return
         if self.refused is not None and self._standstill is not None:
             self._standstill.put_back()
             self.buffers.restore()
@@ -276,8 +327,9 @@ class Transaction:
         self.steps += 1
         self.refused = None
         self._judged = False
-        self._sentinel = None
-        self._standstill, self._in_step = None, False
+        self._refused_mark = None
+        self.buffers.settle()
+        self._standstill, self._in_step, self._step_frame = None, False, None
         self.is_open = False
         self._closed(self, refused)
 

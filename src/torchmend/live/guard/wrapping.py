@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from torchmend.facts.errors import UserError
 
 _inert = contextlib.nullcontext().__exit__
@@ -31,6 +33,21 @@ class Hook:
 
     def __reduce__(self) -> Any:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class EagerHook(Hook):
+    """A hook that is not traced: a compiled region is broken there, or says so if it has to be whole."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call back."""
+        if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+            return _uncompiled(self._callback, *arguments, **keywords)
+        return self._callback(*arguments, **keywords)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(callback: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    return callback(*arguments, **keywords)
 
 
 class Wrapping:
