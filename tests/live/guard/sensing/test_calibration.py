@@ -139,9 +139,10 @@ def test_a_lazy_layer_is_seen_when_it_knows_its_channels():
 
 
 @pytest.mark.parametrize(
-    ("momentum", "first"), [(0.5, LEAST_WARM_UP), (0.1, 50), (0.05, 100), (0.001, MOST_WARM_UP), (0.0, 50), (None, 50)]
+    ("momentum", "first"),
+    [(0.5, LEAST_WARM_UP), (0.1, 50), (0.05, 100), (0.01, MOST_WARM_UP), (0.001, 50), (0.0, 50), (None, 50)],
 )
-def test_the_warm_up_is_as_long_as_statistics_remember(momentum, first):
+def test_the_warm_up_is_as_long_as_statistics_remember_unless_that_is_too_long(momentum, first):
     module = layer(momentum=momentum)
     assert gaps_of(module, drawn(32, 5), step=first - 1) is None
     assert gaps_of(module, drawn(32, 5), step=first) is not None
@@ -300,7 +301,11 @@ def test_one_finite_outlier_is_told_while_the_variance_remembers_it():
 
 
 def test_a_momentum_that_never_gets_there_is_told():
-    assert trained(momentum=0.001, first=MOST_WARM_UP - 20, steps=100) == [(520, "9")]
+    assert trained(momentum=0.001, steps=100) == [(70, "9")]
+
+
+def test_a_momentum_that_takes_its_time_is_not():
+    assert trained(momentum=0.01, steps=600) == []
 
 
 def test_statistics_of_another_domain_are_told():

@@ -18,7 +18,8 @@ from torchmend.live.guard.wrapping import Hook
 from torchmend.rules.evidence import finding
 
 LEAST_WARM_UP, MOST_WARM_UP = 50, 500
-"""Steps before a layer is looked at: five times the steps in which its statistics forget, within these bounds."""
+"""Steps before a layer is looked at: five times 1 / momentum. Statistics that would need more than the most are looked
+at after the least: they will not fit for long."""
 
 MEAN_GAP = 1.0
 """Running standard deviations; ordinary trainings stayed below 0.9 (`docs/decisions/2026-11-24-sampled-sensors.md`)."""
@@ -185,7 +186,8 @@ def _running(module: _NormBase) -> Tensor:
 
 def _warm_up(module: _NormBase) -> float:
     momentum = _momentum(module)
-    return min(max(5 / momentum, LEAST_WARM_UP), MOST_WARM_UP) if momentum else LEAST_WARM_UP
+    needed = 5 / momentum if momentum else 0.0
+    return needed if LEAST_WARM_UP <= needed <= MOST_WARM_UP else LEAST_WARM_UP
 
 
 def _momentum(module: _NormBase) -> float | None:
