@@ -3,62 +3,20 @@
 Legend: a slot is one buffer of one module; a pack is a flat copy of many small ones, taken in one launch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
 from operator import is_
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+
+from torchmend.live.guard.packs import Alone, Pack
+from torchmend.live.guard.slots import STATISTICS, VARIANCE, Slot, Watched, is_bad
 
 LARGE = 1 << 16
 """Elements. A larger buffer outside of normalisation layers (a mask, a table) is copied only when torch's version
 counter says that it was written to, or a comparison after its first step; kernels of normalisation layers and writes
 through `.data` do not raise that counter."""
-
-VARIANCE = "running_var"
-STATISTICS = ("running_mean", VARIANCE)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A place where a module keeps a buffer; what lies there may be replaced (`Module.to`).
-
-    Args:
-        name: The buffer's name in the model.
-        module: Its module.
-        key: Its key there.
-    """
-
-    name: str
-    module: nn.Module
-    key: str
-
-    @property
-    def tensor(self) -> Tensor | None:
-        """What lies there now."""
-        return self.module._buffers.get(self.key)
-
-    @property
-    def is_statistic(self) -> bool:
-        """Whether it belongs to a layer that writes it in a kernel."""
-        return isinstance(self.module, _NormBase)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """Buffers of one type on one device, side by side, running variances first.
-
-    Args:
-        now: As they are; shape (n,).
-        before: As they were when the step began; shape (n,). None if nothing was kept, or they changed shape since.
-        variances: How many of the elements, from the front, are running variances.
-    """
-
-    now: Tensor
-    before: Tensor | None
-    variances: int
 
 
 class BufferStore:
@@ -81,8 +39,8 @@ class BufferStore:
         self._away: dict[int, tuple[Tensor, Tensor]] = {}
         self._watches: list[bool] = []
         self._has_looked = False
-        self._packs: list[_Pack] = []
-        self._alone: list[_Alone] = []
+        self._packs: list[Pack] = []
+        self._alone: list[Alone] = []
 
     # Keeping and putting back
 
@@ -136,9 +94,9 @@ class BufferStore:
             if is_small and _may_be_packed(tensor):
                 groups.setdefault((tensor.dtype, tensor.device, self._watches[at]), []).append(at)
             else:
-                self._alone.append(_Alone(at, tensor, always=is_small))
+                self._alone.append(Alone(at, tensor, always=is_small))
         variances = {at for at, slot in enumerate(self.slots) if slot.key == VARIANCE}
-        self._packs = [_Pack(places, live, variances, watched=key[2]) for key, places in groups.items()]
+        self._packs = [Pack(places, live, variances, watched=key[2]) for key, places in groups.items()]
 
     @property
     def kept(self) -> list[Tensor | None]:
@@ -215,102 +173,6 @@ class BufferStore:
         """Name the first watched buffer that is not as it should be; empty if all are. Reads from the device."""
         of = zip(self.slots, self._watches, strict=False)
         return next((slot.name for slot, is_watched in of if is_watched and is_bad(slot.key, slot.tensor)), "")
-
-
-def side_by_side(slots: Sequence[Slot]) -> list[Watched]:
-    """Put what lies in slots side by side, where no copy was kept."""
-    groups: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
-    for slot in slots:
-        if (tensor := slot.tensor) is not None:
-            variances, others = groups.setdefault((tensor.dtype, tensor.device), ([], []))
-            (variances if slot.key == VARIANCE else others).append(tensor.detach().reshape(-1))
-    return [
-        Watched(now=torch.cat((*variances, *others)), before=None, variances=sum(map(len, variances)))
-        for variances, others in groups.values()
-    ]
-
-
-def is_bad(key: str, tensor: Tensor | None) -> bool:
-    """Return whether a buffer holds what no sound one holds. Reads from the device."""
-    if tensor is None:
-        return False
-    return not bool(tensor.isfinite().all()) or (key == VARIANCE and bool((tensor < 0).any()))
-
-
-class _Pack:
-    """Buffers of one type on one device, and a flat copy of them.
-
-    Args:
-        places: Their slots, running variances first.
-        live: What lies in all slots.
-        variances: Which slots hold running variances.
-        watched: Whether they are watched.
-    """
-
-    def __init__(self, places: list[int], live: Sequence[Tensor | None], variances: set[int], *, watched: bool) -> None:
-        tensors = [tensor for at in places if (tensor := live[at]) is not None]
-        self.is_watched = watched
-        self._places = places
-        self._shapes = [tensor.shape for tensor in tensors]
-        self._sizes = [tensor.numel() for tensor in tensors]
-        self._variances = sum(size for at, size in zip(places, self._sizes, strict=True) if at in variances)
-        self._is_flat = all(tensor.dim() == 1 for tensor in tensors)
-        self._flat = torch.empty(sum(self._sizes), dtype=tensors[0].dtype, device=tensors[0].device)
-
-    def fill(self, live: Sequence[Tensor | None]) -> None:
-        """Copy what lies in the slots now."""
-        torch.cat(self._rows(live), out=self._flat)
-
-    def parts(self) -> Iterable[tuple[int, Tensor]]:
-        """Yield each slot with its copy."""
-        parts = torch.split(self._flat, self._sizes)
-        return zip(self._places, (part.view(s) for part, s in zip(parts, self._shapes, strict=True)), strict=True)
-
-    def look(self, live: Sequence[Tensor | None]) -> Watched:
-        """Put what lies in the slots now beside its copy."""
-        now = torch.cat(self._rows(live))
-        return Watched(now=now, before=self._flat if len(now) == len(self._flat) else None, variances=self._variances)
-
-    def _rows(self, live: Sequence[Tensor | None]) -> list[Tensor]:
-        if self._is_flat:
-            return [tensor for at in self._places if (tensor := live[at]) is not None]
-        return [tensor.reshape(-1) for at in self._places if (tensor := live[at]) is not None]
-
-
-class _Alone:
-    """A buffer that is kept by itself: large, or of a type that does not lie beside others.
-
-    Args:
-        at: Its slot.
-        tensor: What lies there.
-        always: Whether it is copied at every step, or only when it was written to.
-    """
-
-    def __init__(self, at: int, tensor: Tensor, *, always: bool) -> None:
-        self.at = at
-        self.copy = tensor.detach().clone()
-        self._always = always
-        self._is_fresh, self._was_compared = True, always
-        self._of, self._version = tensor, tensor._version
-
-    def may_differ(self, live: Tensor | None) -> bool:
-        """Return whether what lies there may not be what was copied.
-
-        The first time that nothing says so they are compared: codebooks, for one, are often written through `.data`.
-        """
-        if live is not None and not self._was_compared and live is self._of and live._version == self._version:
-            self._was_compared, self._always = True, not torch.equal(live, self.copy)
-        return self._always or live is not self._of or live._version != self._version
-
-    def fill(self, live: Sequence[Tensor | None]) -> None:
-        """Copy what lies there now, if it may have changed."""
-        tensor = live[self.at]
-        if self._is_fresh:  # nothing has had the time to write to it
-            self._is_fresh = False
-            return
-        if tensor is not None and self.may_differ(tensor):
-            self.copy.copy_(tensor)
-            self._of, self._version = tensor, tensor._version
 
 
 def _is_watched(slot: Slot, tensor: Tensor) -> bool:

@@ -19,6 +19,7 @@ from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.evaluation import Evaluation
 from torchmend.live.guard.events import Events
+from torchmend.live.guard.explicit import Step
 from torchmend.live.guard.health import Health
 from torchmend.live.guard.holding import Held, HeldScaler, hold_average, hold_scheduler
 from torchmend.live.guard.lazy import LazyTransaction
@@ -265,7 +266,7 @@ class Guard:
     # Explicit mode
 
     @contextmanager
-    def step(self) -> "Iterator[Step]":
+    def step(self) -> Iterator[Step]:
         """Make a step of a loop explicit: `with guard.step() as step: ...; step.backward(loss)`.
 
         An exception inside undoes what the forward pass wrote.
@@ -322,25 +323,3 @@ class Guard:
             clipper.norms.extend(norms)
         self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
-
-
-class Step:
-    """One step of a loop, made explicit.
-
-    Args:
-        guard: Which guard's.
-    """
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def backward(self, loss: Tensor, **keywords: Any) -> None:
-        """Observe the loss and go backward, through the scaler if there is one."""
-        self._guard.observe(loss)
-        scaler = self._guard.scaler
-        (loss if scaler is None else scaler.scale(loss)).backward(**keywords)
-
-    @property
-    def refused(self) -> bool:
-        """Whether the step, as far as it went, will not happen."""
-        return any(each.refused is not None for each in self._guard.transactions)

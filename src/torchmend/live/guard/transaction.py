@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Action, Decision, Observation
+from torchmend.live.guard.ending import TO_THE_STEP, EndOfBackward, Mark, is_called_from
 from torchmend.live.guard.micro import MicroBatches
 from torchmend.live.guard.ownership import (
     Named,
@@ -46,57 +47,6 @@ Closed = Callable[["Transaction", Decision | None], None]
 
 ABANDONED = Decision(action=Action.REFUSE, step=-1)
 """Of a step that will not come to its end, because of an error or because the scaler left it out."""
-
-
-_TO_THE_STEP = 2
-"""Frames from a hook's callback to the function that torch puts around an optimizer's step."""
-
-
-def _is_called_from(frame: FrameType | None, outer: FrameType) -> bool:
-    """Return whether a frame runs within another; one that an error has left is on no stack any more."""
-    while frame is not None and frame is not outer:
-        frame = frame.f_back
-    return frame is not None
-
-
-class _EndOfBackward:
-    """Called by the autograd engine when it has finished, and again after all others that it calls then.
-
-    The engine alone holds it: when a backward pass ends in an error, it is gone.
-
-    Args:
-        then: Called the second time.
-    """
-
-    def __init__(self, then: Callable[[], None]) -> None:
-        self._then = then
-        self._is_last = False
-
-    def __call__(self) -> None:
-        """Queue once more, so that other hooks have finished what they do there; then call."""
-        if self._is_last:
-            self._then()
-        else:
-            self._is_last = True
-            torch.autograd.Variable._execution_engine.queue_callback(self)
-
-
-class _Mark:
-    """A parameter's gradient as it is now, to tell later whether it was cleared, replaced or written to.
-
-    Args:
-        parameter: Whose.
-    """
-
-    def __init__(self, parameter: Tensor) -> None:
-        self._parameter, self._gradient = parameter, parameter.grad
-        self._version = -1 if self._gradient is None else self._gradient._version
-
-    @property
-    def stands(self) -> bool:
-        """Whether it is as it was."""
-        same = self._parameter.grad is self._gradient
-        return same and (self._gradient is None or self._gradient._version == self._version)
 
 
 class Transaction:
@@ -145,9 +95,9 @@ class Transaction:
         self._sensors = sensors
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
-        self._refused_mark: _Mark | None = None
-        self._queued: Callable[[], _EndOfBackward | None] = lambda: None
-        self._before: _Mark | None = None
+        self._refused_mark: Mark | None = None
+        self._queued: Callable[[], EndOfBackward | None] = lambda: None
+        self._before: Mark | None = None
         self._lock = threading.Lock()
         self._judged = False
         self._goes_on = False
@@ -202,8 +152,8 @@ class Transaction:
         with self._lock:
             if self._queued() is None:
                 self._goes_on = not self._is_new_window()  # now: gradients may be other tensors when it has ended
-                self._before = _Mark(parameter)
-                end = _EndOfBackward(self._after_backward)
+                self._before = Mark(parameter)
+                end = EndOfBackward(self._after_backward)
                 self._queued = weakref.ref(end)
                 torch.autograd.Variable._execution_engine.queue_callback(end)
 
@@ -275,7 +225,7 @@ class Transaction:
     def _mark(self) -> None:
         """Mark a gradient: whoever clears it begins a new step; who does not goes on accumulating into this one."""
         first = next((each for each in parameters_of(self.optimizer) if each.grad is not None), None)
-        self._refused_mark = None if first is None else _Mark(first)
+        self._refused_mark = None if first is None else Mark(first)
 
     def _is_new_window(self) -> bool:
         """Return whether gradients were cleared since the refusal, so that this backward is another step's."""
@@ -284,8 +234,8 @@ class Transaction:
     # The optimizer's step
 
     def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        caller = sys._getframe(_TO_THE_STEP)
-        if self._step_frame is not None and _is_called_from(caller, self._step_frame):
+        caller = sys._getframe(TO_THE_STEP)
+        if self._step_frame is not None and is_called_from(caller, self._step_frame):
             self._nested += 1  # a user's optimizer that calls its base class's step: one step, with hooks called twice
             return
         self._step_frame, self._nested = caller, 0

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchmend.live.guard.buffers import Watched
 from torchmend.live.guard.decisions import Observation
+from torchmend.live.guard.slots import Watched
 
 LEAST_VARIANCE = 1e-5
 """A variance below counts as this where growth is measured: BatchNorm adds as much itself."""
