@@ -1,5 +1,6 @@
 """What the guard does about a run that diverges, and about what only a closer look shows."""
 
+import json
 import logging
 
 import pytest
@@ -332,3 +333,25 @@ def test_statistics_that_one_finite_outlier_spoiled_are_said_before_they_are_for
     (decision,) = guard.events.decisions
     assert (decision.action, decision.findings[0].code) == (Action.LOG, Code.STATISTICS_UNCALIBRATED)
     assert 150 < decision.step < 190
+
+
+def test_what_sampled_sensors_know_goes_through_a_save():
+    def run(guard, optimizer, model, steps):
+        for step in steps:
+            images, labels = batch(step)
+            if step == 20:
+                images[0, 0, 0, 0] = 1e6
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+    options = {"sample_every": 10, "sensors": ["calibration", "updates"], "check_every": 0}
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+    with Guard(model, optimizer, **options) as guard:
+        run(guard, optimizer, model, range(25))
+        state = json.loads(json.dumps(guard.state_dict()))
+    assert state["samples"][0]["looked"] == 20
+    with Guard(model, optimizer, **options) as guard:
+        guard.load_state_dict(state)
+        assert json.loads(json.dumps(guard.state_dict())) == state

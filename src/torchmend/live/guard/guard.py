@@ -297,6 +297,11 @@ class Guard:
         where = "".join(f"\n  {count} at {origin}" for origin, count in origins)
         return f"{self.steps} steps guarded: {done}{where}"
 
+    def _sampled(self) -> list[SampledForward | SampledUpdates]:
+        forward = [each.sampled_forward for each in self.transactions[:1]]  # one that all share
+        updates = [each.sampled_updates for each in self.transactions]
+        return [each for each in (*forward, *updates) if each is not None]
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the guard remembers, as plain values."""
         return {
@@ -304,6 +309,7 @@ class Guard:
             "counts": dict(self.events.counts),
             "policy": [asdict(state) for state in self._policy_states],
             "norms": [list(each.norms) for each in self._clippers],
+            "samples": [each.state_dict() for each in self._sampled()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -321,5 +327,7 @@ class Guard:
             transaction.steps = steps
         for clipper, norms in zip(self._clippers, state.get("norms", ()), strict=False):
             clipper.norms.extend(norms)
+        for each, remembered in zip(self._sampled(), state.get("samples", ()), strict=False):
+            each.load_state_dict(remembered)
         self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
