@@ -205,6 +205,18 @@ def test_another_look_is_worth_while_until_it_is_told_or_well(sensor):
     assert seen == [False, True, False, True, True, False]
 
 
+def test_a_layer_that_is_seen_no_more_is_worth_no_other_look():
+    model = nn.ModuleList([layer(momentum=0.0), layer(momentum=0.0)])
+    sensor = Calibration([model])
+    seen = []
+    for at, shift in ((0, 50.0), (1, 0.0)):
+        sensor.open(LATE)
+        model[at](drawn(32, 5, shift=shift) if at == 0 else layer().running_mean + drawn(32, 5, scale=1.5))
+        list(sensor.judge(sensor.close().tolist()))
+        seen.append(sensor.suspects)
+    assert seen == [True, False]
+
+
 def test_figures_may_be_read_after_the_next_sample_or_never():
     near, far = layer(momentum=0.0), layer(momentum=0.0)
     sensor = Calibration([nn.ModuleList([near, far])])

@@ -68,6 +68,7 @@ class Calibration:
         self._samples: Samples[dict[str, int]] = Samples()
         self._streaks: dict[str, int] = {}
         self._told: set[str] = set()
+        self._latest: tuple[str, ...] = ()
 
     def open(self, step: int) -> None:
         """Hook the layers, before the forward pass of a sampled step. What was open is dropped.
@@ -138,6 +139,7 @@ class Calibration:
         """
         number, *norms = figures
         layers = self._samples.taken(number)
+        self._latest = tuple(layers)
         new = {}
         for (name, channels), *gaps in zip(layers.items(), norms[: len(layers)], norms[len(layers) :], strict=True):
             mean, variance = (gap / math.sqrt(channels) for gap in gaps)
@@ -162,11 +164,11 @@ class Calibration:
 
     @property
     def suspects(self) -> bool:
-        """Whether a layer was far off in the last samples and is not told yet: worth another look a few steps on.
+        """Whether a layer was far off in the last sample and is not told yet: worth another look a few steps on.
 
         One outlier is forgotten within some 100 steps at the usual momentum.
         """
-        return any(0 < streak < SAMPLES for streak in self._streaks.values())
+        return any(0 < self._streaks.get(name, 0) < SAMPLES for name in self._latest)
 
     def state_dict(self) -> dict[str, Any]:
         """Return for how many samples each layer has been far off, and which were told, as plain values."""
