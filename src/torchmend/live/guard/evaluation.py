@@ -57,11 +57,9 @@ class Evaluation:
             wrapping.hook(model.register_load_state_dict_post_hook(Hook(self._after_load)))  # type: ignore[no-untyped-call]
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
-        if is_traced():
-            return
         if module.training:
             self._is_due = True  # statistics are about to change; frozen ones are not looked at again each step
-        elif self._is_due:
+        elif self._is_due and not is_traced():
             self.check()
 
     def _after_load(self, module: nn.Module, _: Any) -> None:

@@ -142,7 +142,7 @@ class Transaction:
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
     def _before_forward(self, module: nn.Module, _: Any) -> None:
-        if module.training and not is_traced():
+        if module.training and not self.is_open and not is_traced():
             self.begin()
 
     def _on_gradient(self, parameter: Tensor, _: Tensor) -> None:
