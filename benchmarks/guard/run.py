@@ -2,8 +2,8 @@
 
     python benchmarks/guard/run.py [--rounds 40]
 
-Writes `results.json` and `README.md` beside this file. A round times one step of each contestant, forwards in one round
-and backwards in the next, on models that are equal; the figure is the median over the rounds. What happens in some
+Writes `results.json` and `README.md` beside this file. A round times one step of each contestant in turn, on models that are
+equal, and each round begins with another one; the figure is the median over the rounds. What happens in some
 steps only is timed by itself and divided: a sampled sensor in a guard that samples every step, the periodic check and a
 snapshot by their own calls. Blocks of a hundred steps, in turn, give the ratio of everything together.
 """
@@ -112,11 +112,12 @@ class Run:
 
 
 def paired(contestants: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Return each contestant's median in milliseconds; they take turns, in alternating order."""
+    """Return each contestant's median in milliseconds; they take turns, each round from another one on."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants.items())
     for at in range(rounds + 5):
-        for name, step in order if at % 2 else order[::-1]:
+        first = at % len(order)
+        for name, step in order[first:] + order[:first]:
             start = time.perf_counter()
             step()
             if at >= 5:
@@ -133,12 +134,11 @@ def in_every_step(make: Make, rounds: int) -> dict[str, float]:
         **{s.value: Run(make, {"sensors": names, **never}, observed=True) for s, names in alone.items()},
         "defaults": Run(make, {}),
         "defaults, loss observed": Run(make, {}, observed=True),
-        "lazy": Run(make, {"lazy": True}),
     }
     times = paired({name: run.step for name, run in runs.items()}, rounds)
-    fused = Run(make, {"lazy": True})
-    fused.guard.detach()
-    return times | paired({"plain, fused": fused.step}, rounds)
+    fused = {"plain, fused": Run(make, {"lazy": True}), "lazy": Run(make, {"lazy": True})}
+    fused["plain, fused"].guard.detach()
+    return times | paired({name: run.step for name, run in fused.items()}, rounds)
 
 
 def now_and_then(make: Make, rounds: int) -> dict[str, float]:
