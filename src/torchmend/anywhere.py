@@ -4,7 +4,7 @@ Nothing here needs PyTorch unless a live object is given.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ def repair(
     dry_run: bool = False,
     metadata: bool = False,
     reset_optimizer: bool = False,
+    evaluate: "Callable[[], float] | None" = None,
 ) -> "RepairResult":
     """Repair a model, state dict or checkpoint dict in place; only damaged elements are written.
 
@@ -87,6 +88,7 @@ def repair(
         dry_run: Plan only.
         metadata: Whether numbers beside the model (learning rates, metrics) are repaired too.
         reset_optimizer: Whether all optimizer state goes to where a fresh optimizer starts.
+        evaluate: Gives a metric of the object as it is; called before and after, for the result to tell both.
 
     Raises:
         TypeError: The source, a donor or the optimizer is of another kind.
@@ -109,6 +111,7 @@ def repair(
             dry_run=dry_run,
             metadata=metadata,
             reset_optimizer=reset_optimizer,
+            evaluate=evaluate,
         )
 
 

@@ -366,3 +366,17 @@ def test_a_number_in_a_namespace_is_set_when_metadata_is_to_be_repaired():
     checkpoint = {"weight": torch.ones(2), "args": argparse.Namespace(best_loss=NAN, name="x")}
     torchmend.repair(checkpoint, metadata=True)
     assert checkpoint["args"].best_loss == INF
+
+
+def test_a_repair_tells_the_metric_before_and_after():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    model[1].running_mean[2] = NAN
+    result = torchmend.repair(model, evaluate=lambda: float(model(torch.ones(1, 4)).isfinite().float().mean()))
+    assert (result.metric_before, result.metric_after) == (0.75, 1.0)
+
+
+def test_a_dry_run_tells_the_metric_before_alone():
+    model = nn.BatchNorm1d(2).eval()
+    model.running_mean[0] = NAN
+    result = torchmend.repair(model, dry_run=True, evaluate=lambda: 3)
+    assert (result.metric_before, result.metric_after) == (3.0, None)

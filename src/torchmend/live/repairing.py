@@ -1,6 +1,6 @@
 """Repair a live model or dictionary in place: plan, write only the damaged elements, look again."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,15 @@ class RepairResult:
         before: The diagnosis before it.
         plan: What was, or would be, written, and what is left alone.
         after: The diagnosis after it; None for a dry run.
+        metric_before: What the evaluation function gave before; None without one.
+        metric_after: The same after.
     """
 
     before: Diagnosis
     plan: RepairPlan
     after: Diagnosis | None = None
+    metric_before: float | None = None
+    metric_after: float | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -45,6 +49,7 @@ def repair_live(
     dry_run: bool = False,
     metadata: bool = False,
     reset_optimizer: bool = False,
+    evaluate: Callable[[], float] | None = None,
 ) -> RepairResult:
     """Repair a live model or dictionary in place.
 
@@ -58,6 +63,7 @@ def repair_live(
         dry_run: Plan only.
         metadata: Whether numbers beside the model (learning rates, metrics) are repaired too.
         reset_optimizer: Whether all optimizer state goes to where a fresh optimizer starts.
+        evaluate: Gives a metric of the object as it is; called before and after.
 
     Raises:
         TypeError: An argument is of another kind.
@@ -75,12 +81,19 @@ def repair_live(
         metadata=metadata,
         reset_optimizer=reset_optimizer,
     )
+    metric = None if evaluate is None else float(evaluate())
     if dry_run:
-        return RepairResult(before=before, plan=plan)
+        return RepairResult(before=before, plan=plan, metric_before=metric)
     if plan.is_empty:
-        return RepairResult(before=before, plan=plan, after=before)
+        return RepairResult(before=before, plan=plan, after=before, metric_before=metric, metric_after=metric)
     apply_plan(plan, live, {giver.name: giver.source for giver in givers})
-    return RepairResult(before=before, plan=plan, after=diagnose_source(open_live(source, optimizer)))
+    return RepairResult(
+        before=before,
+        plan=plan,
+        after=diagnose_source(open_live(source, optimizer)),
+        metric_before=metric,
+        metric_after=None if evaluate is None else float(evaluate()),
+    )
 
 
 def _donor(donor: Any, number: int, patient: Any) -> Donor:
