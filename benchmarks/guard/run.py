@@ -2,8 +2,8 @@
 
     python benchmarks/guard/run.py [--rounds 40]
 
-Writes `results.json` and `README.md` beside this file. A round times one step of each contestant in turn, on models that are
-equal, and each round begins with another one; the figure is the median over the rounds. What happens in some
+Writes `results.json` and `README.md` beside this file. A round times one step of each contestant in turn, on models
+that are equal, and each round begins with another one; the figure is the median over the rounds. What happens in some
 steps only is timed by itself and divided: a sampled sensor in a guard that samples every step, the periodic check and a
 snapshot by their own calls. Blocks of a hundred steps, in turn, give the ratio of everything together.
 """
