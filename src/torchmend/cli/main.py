@@ -17,6 +17,7 @@ from torchmend.cli.explain import explain
 from torchmend.cli.fix import fix
 from torchmend.cli.inspect import inspect
 from torchmend.cli.pick import pick
+from torchmend.cli.recalibrate import recalibrate
 from torchmend.cli.salvage import salvage
 from torchmend.cli.unfix import unfix
 from torchmend.facts.errors import TorchmendError
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (diagnose, fix, unfix, salvage, convert, inspect, compare, pick, explain):
+for command in (diagnose, fix, recalibrate, unfix, salvage, convert, inspect, compare, pick, explain):
     app.command()(command)
 
 

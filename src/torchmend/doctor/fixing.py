@@ -1,5 +1,6 @@
 """Repair a checkpoint file: plan, copy, patch the copy, check it, and only then give it its name."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +28,10 @@ from torchmend.repairs.planning import Strategy, plan_repair
 from torchmend.reports.machine import diagnosis_data, plan_data
 from torchmend.rules.roles import main_container
 
-__all__ = ["FixOptions", "FixResult", "fix_file", "fixed_name"]
+__all__ = ["FixOptions", "FixResult", "Planner", "carry_out", "fix_file", "fixed_name"]
+
+Planner = Callable[[Diagnosis, FileSource, dict[str, FileSource]], RepairPlan]
+"""Plans the repair of an opened file from its diagnosis and the opened donors, by name."""
 
 _FROM_ELSEWHERE = (Rung.OTHER_LAYERS, Rung.IDENTITY)
 
@@ -107,7 +111,15 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
         SourceChangedError: The file was written to meanwhile.
         OSError: The disk is full or the folder cannot be written.
     """
-    path, options = Path(path), options or FixOptions()
+    chosen = options or FixOptions()
+    return carry_out(path, chosen, lambda before, source, donors: _plan(before, source, donors, chosen), progress)
+
+
+def carry_out(
+    path: str | Path, options: FixOptions, planner: Planner, progress: ScanProgress | None = None
+) -> FixResult:
+    """Repair a checkpoint file by a plan that is made while it is open; otherwise as `fix_file`."""
+    path = Path(path)
     with ExitStack() as drafted:
         with ExitStack() as opened:
             try:
@@ -117,7 +129,7 @@ def fix_file(path: str | Path, options: FixOptions | None = None, progress: Scan
             source.report_to(progress)
             before = diagnose_source(source)
             donors = {str(donor): opened.enter_context(_open_donor(donor, path)) for donor in options.donors}
-            plan = _plan(before, source, donors, options)
+            plan = planner(before, source, donors)
             result = FixResult(before=before, plan=plan, siblings=_siblings(source, plan))
             if plan.is_empty or options.dry_run or (plan.refused and not options.allow_partial):
                 return result

@@ -39,7 +39,8 @@ def _edit(edit: Edit, paint: Paint) -> Iterator[str]:
     if edit.error is not None:
         yield f"    estimated error of the layer's normalised output: {edit.error:.2g} standard deviations"
     if edit.approximate:
-        yield f"    {paint('approximate', 'yellow')}: check the metric, and recalibrate on data if you can"
+        then = "" if edit.rung is Rung.DATA else ", and recalibrate on data if you can"
+        yield f"    {paint('approximate', 'yellow')}: check the metric{then}"
 
 
 def _scalar_edit(edit: ScalarEdit, paint: Paint) -> Iterator[str]:

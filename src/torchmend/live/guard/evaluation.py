@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.live.diagnosing import diagnose_live
 from torchmend.live.guard.ownership import is_compiled, is_traced, may_be_hooked, plain
+from torchmend.live.guard.reservoir import Reservoir
 from torchmend.live.guard.sensing.reading import measure, observation
 from torchmend.live.guard.slots import STATISTICS, VARIANCE, Slot, is_bad, side_by_side
 from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
@@ -27,6 +28,7 @@ class Evaluation:
     Args:
         models: Whose.
         transactions: Which keep copies of the buffers as they were before the last training step.
+        reservoir: Keeps recent batches to measure statistics on.
         after_load: Called when state was loaded into one of them.
         acts: Whether to repair, or only to report.
     """
@@ -35,6 +37,7 @@ class Evaluation:
         self,
         models: Sequence[nn.Module],
         transactions: "Sequence[Transaction]",
+        reservoir: Reservoir,
         after_load: Callable[[], None],
         *,
         acts: bool,
@@ -43,6 +46,7 @@ class Evaluation:
         self.repaired = 0
         self._models = models
         self._transactions = transactions
+        self._reservoir = reservoir
         self._tell_of_load = after_load
         self._acts = acts
         self._is_due = True
@@ -72,7 +76,7 @@ class Evaluation:
             return
         logger.warning("[WARN] Found %d corrupted stats after loading!", len(diagnosis.damaged))
         if self._acts:
-            self._repair(module)
+            self._mend(module)
         self.were_sound = self._are_sound()
 
     def check(self) -> bool:
@@ -90,7 +94,7 @@ class Evaluation:
             if self._acts:
                 self._from_copies()
                 for model in self._models:
-                    self._repair(model)
+                    self._mend(model)
         self.were_sound = sound or (self._acts and self._are_sound())
         return sound
 
@@ -127,8 +131,15 @@ class Evaluation:
                     self.repaired += count
                     logger.warning("%s: %d values taken from the last healthy copy", slot.name, count)
 
+    def _mend(self, model: nn.Module) -> None:
+        """Measure again what no copy had, on recent batches; predict what is damaged still."""
+        self._is_due, was_due = False, self._is_due  # its forward passes are no evaluation
+        self.repaired += self._reservoir.recalibrate(model)
+        self._is_due = was_due
+        self._repair(model)
+
     def _repair(self, model: nn.Module) -> None:
-        """Predict what no copy had; what cannot be predicted is reported, and stays as it is."""
+        """Predict what neither a copy nor a batch gave; what cannot be predicted is reported, and stays as it is."""
         result = repair_live(model)
         count = sum(edit.count for edit in result.plan.edits)
         if count:

@@ -30,6 +30,7 @@ from torchmend.live.guard.policy import PolicyState, decide
 from torchmend.live.guard.preflight import inspect, watch_loads
 from torchmend.live.guard.ranks import agree
 from torchmend.live.guard.recovery import Recovery
+from torchmend.live.guard.reservoir import Reservoir
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
 from torchmend.live.guard.states import restored_policy_state
@@ -82,9 +83,9 @@ class Guard:
             observe_only=self.options.observe_only,
         )
         self.transactions: list[Transaction] = []
-        self.evaluation = Evaluation(
-            self.models, self.transactions, self._after_load, acts=not self.options.observe_only
-        )
+        acts = not self.options.observe_only
+        self._reservoir = Reservoir(self.models, self.options.reservoir if acts and not self.options.lazy else 0)
+        self.evaluation = Evaluation(self.models, self.transactions, self._reservoir, self._after_load, acts=acts)
         self._sensors = chosen(self.options.sensors)
         self._policy = policy_of(self.options)
         self._policy_states = [PolicyState() for _ in self.optimizers]
@@ -142,6 +143,7 @@ class Guard:
             transaction.attach(modules, self._wrapping)
             self.transactions.append(transaction)
         forward.attach(self._wrapping)
+        self._reservoir.attach(self._wrapping)
         self.evaluation.attach(self._wrapping)
         self._hold(schedulers, averages)
         if Sensor.SETUP in self._sensors:
@@ -166,6 +168,7 @@ class Guard:
             transaction.let_go()
         self._wrapping.undo()
         self._steps = self._counted()
+        self._reservoir.forget()
         self.transactions.clear()
 
     def __enter__(self) -> Self:
@@ -234,6 +237,8 @@ class Guard:
     def _closed(self, transaction: Transaction, refused: Decision | None) -> None:
         for held in self._held:
             held.note(transaction, refused is None)
+        is_whole = refused is None and (transaction.micro is None or not transaction.micro.dropped)
+        self._reservoir.note(happened=is_whole, is_last=not any(each.is_open for each in self.transactions))
         seen = transaction.seen
         self.events.plot(transaction.steps, norm=seen.gradient_norm, loss=seen.loss, happened=refused is None)
         if transaction is self.transactions[0] and self._returning is None and refused is not ABANDONED:
@@ -246,6 +251,7 @@ class Guard:
         if decision is not None:
             for transaction in self.transactions:
                 transaction.abandon()
+            self._reservoir.forget()
             self._recovery.go_back(decision, self.steps)
 
     def check(self) -> Health:

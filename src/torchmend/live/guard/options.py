@@ -37,6 +37,9 @@ class GuardOptions:
         sample_every: Steps between two looks of sampled sensors.
         check_every: Steps between two checks of weights, statistics and optimizer state; 0 never checks, and takes no
             snapshots.
+        reservoir: How many batches of the last healthy steps are kept, by reference, of models that keep running
+            statistics: damaged ones are measured again on them before an evaluation. 0 keeps none, and so does `lazy`,
+            which knows too late which steps were healthy. They take up to 256 MiB of each model's device.
         observe_only: Decide and report, and change nothing.
         lazy: Whether the verdict stays on the device, so that the host never waits for it; needs fused Adam, AdamW or
             SGD. See "Without any wait" in the guide for what it cannot do.
@@ -56,6 +59,7 @@ class GuardOptions:
     sensors: Collection[Sensor | str] = ALL
     sample_every: int = 50
     check_every: int = 100
+    reservoir: int = 4
     observe_only: bool = False
     lazy: bool = False
     hold_scheduler: bool = True
@@ -68,7 +72,7 @@ class GuardOptions:
     def __post_init__(self) -> None:
         """Raise UserError for values without a meaning."""
         object.__setattr__(self, "sensors", chosen(self.sensors))
-        for name, least in (("check_every", 0), ("sample_every", 1)):
+        for name, least in (("check_every", 0), ("sample_every", 1), ("reservoir", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if self.lazy:
