@@ -13,6 +13,7 @@ NAMES = [
     "Code",
     "ConvertOptions",
     "ConvertResult",
+    "CorruptedStateError",
     "Decision",
     "Diagnosis",
     "Edit",
@@ -33,6 +34,7 @@ NAMES = [
     "Rung",
     "SalvageOptions",
     "SalvageResult",
+    "Saved",
     "Sensor",
     "Severity",
     "SourceChangedError",
@@ -51,6 +53,8 @@ NAMES = [
     "repair",
     "salvage",
     "sanitize_model_bn_stats",
+    "save",
+    "saving",
     "unfix",
 ]
 

@@ -13,11 +13,13 @@ from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
 from torchmend.doctor.salvaging import SalvageOptions, SalvageResult
 from torchmend.doctor.salvaging import salvage_file as salvage
+from torchmend.doctor.saving import saving
 from torchmend.doctor.undoing import UnfixResult
 from torchmend.doctor.undoing import unfix_file as unfix
 from torchmend.doctor.writing.outputs import Layout
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import (
+    CorruptedStateError,
     FileError,
     RepairError,
     SourceChangedError,
@@ -28,6 +30,7 @@ from torchmend.facts.errors import (
 from torchmend.facts.findings import Diagnosis, Finding, Measure
 from torchmend.facts.plans import Edit, RepairPlan, Rung
 from torchmend.facts.tensors import Role, TensorRef
+from torchmend.keeping.versions import Saved
 from torchmend.repairs.planning import Strategy
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from torchmend.live.guard.sensing.catalogue import Sensor
     from torchmend.live.inject import inject
     from torchmend.live.repairing import RepairResult
+    from torchmend.live.saving import save
 
 __all__ = [
     "Action",
@@ -49,6 +53,7 @@ __all__ = [
     "Code",
     "ConvertOptions",
     "ConvertResult",
+    "CorruptedStateError",
     "Decision",
     "Diagnosis",
     "Edit",
@@ -69,6 +74,7 @@ __all__ = [
     "Rung",
     "SalvageOptions",
     "SalvageResult",
+    "Saved",
     "Sensor",
     "Severity",
     "SourceChangedError",
@@ -87,6 +93,8 @@ __all__ = [
     "repair",
     "salvage",
     "sanitize_model_bn_stats",
+    "save",
+    "saving",
     "unfix",
 ]
 
@@ -103,6 +111,7 @@ _NEED_TORCH = {
     "RepairResult": "torchmend.live.repairing",
     "check_model_health": "torchmend.live.compat",
     "inject": "torchmend.live.inject",
+    "save": "torchmend.live.saving",
     "configure_bn_for_stability": "torchmend.live.compat",
     "sanitize_model_bn_stats": "torchmend.live.compat",
 }
