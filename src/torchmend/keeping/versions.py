@@ -7,7 +7,7 @@ replaced has a second name by then, and only what has a valid stamp of the same 
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,17 +192,22 @@ def _link(path: Path, name: Path, scratch: Path) -> None:
 
 
 def _copy(path: Path, draft: Path) -> Path:
-    """Copy a file or a folder with its times, and wait until the copy is on the disk."""
-    for source, copy in (
-        [(path, draft)] if path.is_file() else [(p, draft / p.relative_to(path)) for p in path.rglob("*")]
-    ):
-        if source.is_file():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.touch()
-            copy_file(source, copy)
-            sync_file(copy)
-            shutil.copystat(source, copy)
+    """Copy a file or a folder."""
+    if path.is_file():
+        copy_files({path: draft})
+    else:
+        copy_files({each: draft / each.relative_to(path) for each in path.rglob("*") if each.is_file()})
     return draft
+
+
+def copy_files(copies: Mapping[Path, Path]) -> None:
+    """Copy files with their times and permissions to new names, and wait until the copies are on the disk."""
+    for source, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
+        copy_file(source, copy)
+        sync_file(copy)
+        shutil.copystat(source, copy)
 
 
 # Quarantine
