@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import checkpoints
-from torchmend.doctor import copying
-from torchmend.doctor.copying import copy_file
+from torchmend.keeping import copying
+from torchmend.keeping.copying import copy_file
 from torchmend.measure.workers import available_cores
 
 BYTES = bytes(range(256)) * 5000

@@ -13,6 +13,7 @@ NAMES = [
     "Code",
     "ConvertOptions",
     "ConvertResult",
+    "CorruptedStateError",
     "Decision",
     "Diagnosis",
     "Edit",
@@ -34,6 +35,7 @@ NAMES = [
     "Rung",
     "SalvageOptions",
     "SalvageResult",
+    "Saved",
     "Sensor",
     "Severity",
     "SourceChangedError",
@@ -54,6 +56,8 @@ NAMES = [
     "repair",
     "salvage",
     "sanitize_model_bn_stats",
+    "save",
+    "saving",
     "unfix",
 ]
 

@@ -13,11 +13,13 @@ from torchmend.doctor.fixing import FixOptions, FixResult
 from torchmend.doctor.fixing import fix_file as fix
 from torchmend.doctor.salvaging import SalvageOptions, SalvageResult
 from torchmend.doctor.salvaging import salvage_file as salvage
+from torchmend.doctor.saving import saving
 from torchmend.doctor.undoing import UnfixResult
 from torchmend.doctor.undoing import unfix_file as unfix
 from torchmend.doctor.writing.outputs import Layout
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import (
+    CorruptedStateError,
     FileError,
     RepairError,
     SourceChangedError,
@@ -28,6 +30,7 @@ from torchmend.facts.errors import (
 from torchmend.facts.findings import Diagnosis, Finding, Measure
 from torchmend.facts.plans import Edit, RepairPlan, Rung
 from torchmend.facts.tensors import Role, TensorRef
+from torchmend.keeping.versions import Saved
 from torchmend.repairs.planning import Strategy
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from torchmend.live.recalibrating.recalibration import recalibrate
     from torchmend.live.recalibrating.results import Recalibration
     from torchmend.live.repairing import RepairResult
+    from torchmend.live.saving import save
 
 __all__ = [
     "Action",
@@ -52,6 +56,7 @@ __all__ = [
     "Code",
     "ConvertOptions",
     "ConvertResult",
+    "CorruptedStateError",
     "Decision",
     "Diagnosis",
     "Edit",
@@ -73,6 +78,7 @@ __all__ = [
     "Rung",
     "SalvageOptions",
     "SalvageResult",
+    "Saved",
     "Sensor",
     "Severity",
     "SourceChangedError",
@@ -93,6 +99,8 @@ __all__ = [
     "repair",
     "salvage",
     "sanitize_model_bn_stats",
+    "save",
+    "saving",
     "unfix",
 ]
 
@@ -112,6 +120,7 @@ _NEED_TORCH = {
     "inject": "torchmend.live.inject",
     "noise": "torchmend.live.recalibrating.batches",
     "recalibrate": "torchmend.live.recalibrating.recalibration",
+    "save": "torchmend.live.saving",
     "configure_bn_for_stability": "torchmend.live.compat",
     "sanitize_model_bn_stats": "torchmend.live.compat",
 }

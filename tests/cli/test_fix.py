@@ -8,7 +8,8 @@ import pytest
 
 import checkpoints
 from checkpoints import torchmend
-from torchmend.doctor import drafts, fixing
+from torchmend.doctor import fixing
+from torchmend.keeping import drafts
 
 
 def fresh():

@@ -1,4 +1,4 @@
-"""Kill a repair at evenly spaced lines of torchmend's doctor, and look after each kill at what is left.
+"""Kill a repair at evenly spaced lines of what writes files, and look after each kill at what is left.
 
 Runs in a process of its own, without torch, so that a fork per point is cheap. Prints a report as JSON.
 
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from torchmend import doctor
+from torchmend import doctor, keeping
 from torchmend.doctor.fixing import FixOptions, fix_file
 from torchmend.doctor.siblings import record_of
 from torchmend.doctor.undoing import unfix_file
 
-DOCTOR = str(Path(doctor.__file__).parent)
+WATCHED = tuple(str(Path(package.__file__).parent) for package in (doctor, keeping))
 OLD = b"an older output"
 
 
@@ -96,7 +96,7 @@ def traced(stage: Stage, on_line: Callable[[], None]) -> None:
     def enter(frame: FrameType, _event: str, _arg: object) -> object:
         nonlocal making
         making = making or frame.f_code.co_name in ("make_drafts", "unfix_file")
-        return local if making and frame.f_code.co_filename.startswith(DOCTOR) else None
+        return local if making and frame.f_code.co_filename.startswith(WATCHED) else None
 
     sys.settrace(enter)
     try:

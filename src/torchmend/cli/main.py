@@ -20,6 +20,7 @@ from torchmend.cli.pick import pick
 from torchmend.cli.recalibrate import recalibrate
 from torchmend.cli.salvage import salvage
 from torchmend.cli.unfix import unfix
+from torchmend.cli.watch import watch
 from torchmend.facts.errors import TorchmendError
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (diagnose, fix, recalibrate, unfix, salvage, convert, inspect, compare, pick, explain):
+for command in (diagnose, fix, recalibrate, unfix, salvage, convert, inspect, compare, pick, watch, explain):
     app.command()(command)
 
 

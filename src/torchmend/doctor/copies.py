@@ -6,8 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchmend.doctor.copying import copy_file
-from torchmend.doctor.drafts import is_draft
 from torchmend.doctor.expanding import expand
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.splices import Splice
@@ -15,6 +13,8 @@ from torchmend.facts.plans import RepairPlan
 from torchmend.formats.contents import Contents
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.registry import read_contents
+from torchmend.keeping.copying import copy_file
+from torchmend.keeping.drafts import is_draft
 
 Packed = Mapping[int, Collection[str]]
 """The compressed records to store anew, by the file that holds them."""

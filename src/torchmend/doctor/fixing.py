@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torchmend.doctor.copies import WorkingCopy, changing_files, copy_modes, packed_records, working_copy
 from torchmend.doctor.diagnosing import diagnose_file, diagnose_source
-from torchmend.doctor.drafts import sync_files, sync_folder
 from torchmend.doctor.file_source import FileSource, ScanProgress
 from torchmend.doctor.hashing import TwinHash
 from torchmend.doctor.journal import Journal
@@ -23,6 +22,7 @@ from torchmend.facts.errors import FileError, RepairError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import RepairPlan, Rung
 from torchmend.facts.tensors import TensorRef
+from torchmend.keeping.drafts import sync_files, sync_folder
 from torchmend.repairs.donors import Donor
 from torchmend.repairs.planning import Strategy, plan_repair
 from torchmend.reports.machine import diagnosis_data, plan_data

@@ -18,12 +18,10 @@ from torchmend.facts.findings import Diagnosis, Finding
 from torchmend.facts.sources import Vector
 from torchmend.facts.tensors import Role, Scalar
 from torchmend.formats.registry import read_contents
+from torchmend.keeping.steps import STEPS, step_under
 from torchmend.measure.fetch import VECTOR_LIMIT
 from torchmend.reports.comparison_history import Entry, History, Jump
 from torchmend.rules.roles import plain_name
-
-STEPS = ("global_step", "iteration", "step", "iter", "steps", "epoch")
-"""Metadata that number the steps of a training, best first."""
 
 JUMP = 4.0
 """A running variance that grows by this factor between two checkpoints is reported."""
@@ -111,20 +109,12 @@ def _told_steps(readable: Mapping[Path, Sequence[Scalar]]) -> tuple[str, dict[Pa
     """Return the key that all readable files have with most different values, and those."""
     best: tuple[str, dict[Path, int]] | None = None
     for key in STEPS:
-        steps = {path: step for path, found in readable.items() if (step := _step(found, key)) is not None}
+        steps = {path: step for path, found in readable.items() if (step := step_under(found, key)) is not None}
         different = len(set(steps.values()))
         usable = steps and len(steps) == len(readable) and (different > 1 or len(steps) == 1)
         if usable and (best is None or different > len(set(best[1].values()))):
             best = key, steps
     return best
-
-
-def _step(scalars: Sequence[Scalar], key: str) -> int | None:
-    for scalar in scalars:
-        value = scalar.value
-        if len(scalar.path) <= 2 and scalar.leaf == key and isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return None
 
 
 def _by_steps(files: Mapping[Path, object], steps: Mapping[Path, int]) -> tuple[Path, ...]:

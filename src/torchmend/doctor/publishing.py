@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchmend.doctor.copying import copy_file
-from torchmend.doctor.drafts import draft_beside, draft_folder_beside, put_in_place, sweep, sync_file
 from torchmend.doctor.siblings import record_of, sidecar_of
+from torchmend.keeping.copying import copy_file
+from torchmend.keeping.drafts import draft_beside, draft_folder_beside, put_in_place, sweep, sync_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from torchmend.doctor.copies import copy_companions
-from torchmend.doctor.drafts import draft_beside, draft_folder_beside, put_in_place, sweep, sync_folder
 from torchmend.doctor.hashing import sha256_of
 from torchmend.doctor.recording import FileUndo, Undo, read_undo
 from torchmend.doctor.siblings import record_of
 from torchmend.doctor.splices import Splice
 from torchmend.doctor.targets import check_output, is_same, original_name
 from torchmend.facts.errors import RepairError, UserError
+from torchmend.keeping.drafts import draft_beside, draft_folder_beside, put_in_place, sweep, sync_folder
 
 _PIECE = 1 << 20
 

@@ -1,5 +1,7 @@
 """The errors that torchmend raises. One base class; a user's mistake, a damaged file and a bug differ."""
 
+from pathlib import Path
+
 from torchmend.facts.codes import Code
 
 
@@ -37,3 +39,16 @@ class SourceChangedError(TorchmendError):
 
 class RepairError(TorchmendError):
     """A repair was carried out on a copy, the copy did not pass its check, and the copy was removed."""
+
+
+class CorruptedStateError(TorchmendError):
+    """A state that was to be saved is corrupted: it went to quarantine, and what was saved before stays.
+
+    Args:
+        message: What is wrong with it, and what to do.
+        quarantined: Where it is.
+    """
+
+    def __init__(self, message: str, quarantined: Path) -> None:
+        super().__init__(message)
+        self.quarantined = quarantined

@@ -1,12 +1,13 @@
 """Is a model sound? One cheap pass that only answers yes, or "look closer"; one transfer a device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from torchmend.live.device import as_floats
 from torchmend.live.elements import detached, element_of, local_part, why_unreadable
+from torchmend.rules.roles import SECOND_MOMENTS
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -26,14 +27,23 @@ def is_evidently_sound(model: nn.Module, *, statistics_only: bool = False) -> bo
         model: On any devices.
         statistics_only: Look at running means and variances alone.
     """
+    return are_evidently_sound(_distinct_tensors(model, statistics_only))
+
+
+def are_evidently_sound(tensors: Iterable[tuple[str, Tensor]]) -> bool:
+    """Return True only if every element is finite and no running variance or second moment is below zero.
+
+    Args:
+        tensors: With their names, of which the last part counts; on any devices.
+    """
     by_device: dict[torch.device, _Pile] = {}
-    for name, tensor in _distinct_tensors(model, statistics_only):
+    for name, tensor in tensors:
         local = local_part(tensor)
         if why_unreadable(local) or not element_of(local).is_floating or not local.numel():
             continue
         if (pile := by_device.get(local.device)) is None:
             pile = by_device[local.device] = _Pile()
-        pile.add(name, as_floats(detached(local)))
+        pile.add(name.rpartition(".")[2], as_floats(detached(local)))
     return all(bool(pile.verdict()) for pile in by_device.values())
 
 
@@ -61,11 +71,14 @@ class _Pile:
     def __init__(self) -> None:
         self.statistics: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
         self.rest: dict[torch.dtype, list[Tensor]] = {}
+        self.moments: list[Tensor] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         if name in STATISTICS:
             key = name == "running_var", tensor.dtype
             self.statistics.setdefault(key, []).append(tensor.reshape(-1))
+        elif name in SECOND_MOMENTS:
+            self.moments.append(tensor)
         else:
             self.rest.setdefault(tensor.dtype, []).append(tensor)
 
@@ -76,6 +89,9 @@ class _Pile:
             low, high = torch.aminmax(torch.cat(tensors))
             verdicts.append(low >= 0 if is_variance else torch.isfinite(low))
             verdicts.append(torch.isfinite(high))
+        for tensor in self.moments:
+            low, high = torch.aminmax(tensor)
+            verdicts.extend((low >= 0, torch.isfinite(high)))
         verdicts.extend(torch.isfinite(_reduced(tensors)).all() for tensors in self.rest.values())
         return torch.stack(verdicts).all()
 

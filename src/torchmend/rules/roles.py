@@ -15,8 +15,8 @@ ParameterKeys = Sequence[tuple[str, str | None]]
 """An optimizer's parameters in the order of its `param_groups`: (key in `state`, name if known)."""
 
 _FIRST_MOMENTS = {"exp_avg", "momentum_buffer", "grad_avg", "exp_avg_diff", "mu", "exp_avg_slow"}
-_SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta",
-                   "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var", "variance", "nu"}  # fmt: skip
+SECOND_MOMENTS = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum", "acc_delta",
+                  "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var", "variance", "nu"}  # fmt: skip
 MISFITS = 10
 """One moment in so many may have another shape than its parameter, and the order still counts."""
 
@@ -109,7 +109,7 @@ def _with_role(ref: TensorRef, in_optimizer: bool, models: set[str], norms: set[
 def _optimizer_role(ref: TensorRef) -> Role:
     if ref.leaf in _FIRST_MOMENTS:
         return Role.FIRST_MOMENT
-    if ref.leaf in _SECOND_MOMENTS:
+    if ref.leaf in SECOND_MOMENTS:
         return Role.SECOND_MOMENT
     return Role.OPTIMIZER_STEP if ref.leaf == "step" else Role.OPTIMIZER_STATE
 
@@ -158,7 +158,7 @@ def _owners(keys: ParameterKeys, members: Sequence[TensorRef], live: Sequence[Te
     if named or not keys:
         return named
     shapes = {
-        _state_key(ref): ref.shape for ref in members if ref.leaf in _FIRST_MOMENTS | _SECOND_MOMENTS and ref.shape
+        _state_key(ref): ref.shape for ref in members if ref.leaf in _FIRST_MOMENTS | SECOND_MOMENTS and ref.shape
     }
     orders = _orders(live, len(keys))
     for allowed in (0, len(keys) // MISFITS):

@@ -10,13 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from torchmend.doctor.drafts import draft_beside, draft_folder_beside, sweep, sync_file, sync_folder
 from torchmend.doctor.targets import check_output, is_same
 from torchmend.doctor.writing import safetensors, sharded, torch_zip
 from torchmend.doctor.writing.parcels import Advance, Parcel, releasing
 from torchmend.facts.errors import RepairError, UserError
 from torchmend.formats.mapped import MappedFile
 from torchmend.formats.registry import read_file
+from torchmend.keeping.drafts import draft_beside, draft_folder_beside, sweep, sync_file, sync_folder
 
 SHARD_BYTES = 5_000_000_000
 """The most bytes of tensors in one file of a sharded checkpoint, unless its user chooses otherwise."""

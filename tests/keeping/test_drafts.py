@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from torchmend.doctor.drafts import draft_beside, sweep
+from torchmend.keeping.drafts import draft_beside, sweep
 
 
 def test_a_draft_is_hidden_and_stands_beside_its_target(tmp_path):
