@@ -439,6 +439,12 @@ def test_a_dictionary_is_no_model():
         torchmend.recalibrate({}, images())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_scripted_model_is_refused():
+    with pytest.raises(torchmend.UserError, match="Recalibrate the module that it was made from"):
+        torchmend.recalibrate(torch.jit.trace(network().eval(), images(1)[0]), images())
+
+
 # Noise
 
 

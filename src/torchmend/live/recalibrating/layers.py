@@ -103,6 +103,8 @@ def tracking_layers(model: nn.Module) -> list[Layer]:
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):  # its buffers are inside it, and so are its calls
+        return False
     mean, variance = module._buffers.get(MEAN), module._buffers.get(VARIANCE)
     if mean is None or variance is None or is_lazy(mean) or mean.is_meta:
         return False

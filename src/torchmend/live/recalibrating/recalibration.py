@@ -75,6 +75,8 @@ def recalibrate(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Got a {type(model).__name__}. Pass a torch.nn.Module.")
+    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
+        raise UserError("This model is a ScriptModule or holds one. Recalibrate the module that it was made from.")
     inner, rung = inner_model(model), Rung.NOISE if isinstance(batches, Noise) else Rung.DATA
     with undisturbed(inner) as buffers, uncompiled(), torch.no_grad():
         before = float(evaluate(model)) if evaluate is not None else None
