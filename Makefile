@@ -41,6 +41,7 @@ bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes a
 	$(BIN)/python benchmarks/live/run.py
 	$(BIN)/python benchmarks/scale/run.py
 	$(BIN)/python benchmarks/guard/run.py
+	$(BIN)/python benchmarks/saving/run.py
 
 docs: $(VENV)/installed-docs  ## the documentation, under .cache/docs/html; any warning is an error
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html -d .cache/docs/doctrees docs .cache/docs/html
