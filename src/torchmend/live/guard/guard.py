@@ -92,6 +92,7 @@ class Guard:
         self._wrapping = Wrapping()
         self._held: list[Held] = []
         self._steps: list[int] = [0] * len(self.optimizers)
+        self._samples: list[dict[str, Any]] = []
         clip = None if self.options.observe_only else self.options.clip
         self._clippers = [Clipper(clip) for _ in self.optimizers] if clip else []
         self._returning: Decision | None = None
@@ -167,7 +168,7 @@ class Guard:
         for transaction in self.transactions:
             transaction.let_go()
         self._wrapping.undo()
-        self._steps = self._counted()
+        self._steps, self._samples = self._counted(), self._remembered()
         self._reservoir.forget()
         self.transactions.clear()
 
@@ -308,6 +309,10 @@ class Guard:
         updates = [each.sampled_updates for each in self.transactions]
         return [each for each in (*forward, *updates) if each is not None]
 
+    def _remembered(self) -> list[dict[str, Any]]:
+        """Return what sampled sensors know; after detaching, or switched off, as it was."""
+        return [each.state_dict() for each in self._sampled()] or self._samples
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the guard remembers, as plain values."""
         return {
@@ -315,7 +320,7 @@ class Guard:
             "counts": dict(self.events.counts),
             "policy": [asdict(state) for state in self._policy_states],
             "norms": [list(each.norms) for each in self._clippers],
-            "samples": [each.state_dict() for each in self._sampled()],
+            "samples": self._remembered(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -333,7 +338,8 @@ class Guard:
             transaction.steps = steps
         for clipper, norms in zip(self._clippers, state.get("norms", ()), strict=False):
             clipper.norms.extend(norms)
-        for each, remembered in zip(self._sampled(), state.get("samples", ()), strict=False):
+        self._samples = list(state.get("samples", ()))
+        for each, remembered in zip(self._sampled(), self._samples, strict=False):
             each.load_state_dict(remembered)
         self.events.counts = Counter(state["counts"])
         self._policy_states = [restored_policy_state(each) for each in state["policy"]]
