@@ -14,7 +14,7 @@ LEFT_OUT = frozenset({Act.REFUSE, Act.UNDO})
 def norm_at_zero(seed: int, faulty: bool) -> Training:
     """Train a classifier with a pull between two views of each digit; twice the augmentation draws no change.
 
-    The pull is the distance of two embeddings by `torch.norm`'s formula, a root of a sum of squares. Where the views are
+    The pull is the distance of two embeddings, a root of a sum of squares. Where the views are
     equal it is 0, and the slope of the root there is infinite: 0 times Inf.
     """
     encode, head = nn.Sequential(nn.Linear(64, 48), nn.Tanh()), nn.Linear(48, 10)
