@@ -135,7 +135,7 @@ def because_of_fault(events: Iterable[Event], twins: Iterable[Event]) -> list[Ev
 def is_met(case: Case, acts: Collection[Act], *, recovered: bool, found: bool) -> bool:
     """Return whether the aim of the class is reached: recovered, or told with the right cause where that is the aim."""
     if case.kind in (Kind.SILENT, Kind.STRUCTURAL):
-        return recovered or (found and bool({Act.WARN, Act.STOP, Act.REPAIR, Act.UNDO} & set(acts)))
+        return recovered or found
     if case.kind is Kind.BENIGN:
         return recovered and is_right(case, acts, found=found)
     return recovered
