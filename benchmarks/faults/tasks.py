@@ -39,9 +39,9 @@ def generator(seed: int, step: int = 0, purpose: int = 0) -> torch.Generator:
 
 
 def batch(seed: int, step: int, size: int = BATCH) -> tuple[Tensor, Tensor]:
-    """Draw images of shape (size, 64) and labels; copies, so that a case may damage them."""
+    """Draw different images of shape (size, 64) and labels; copies, so that a case may damage them."""
     data = digits()
-    at = torch.randint(0, len(data.labels), (size,), generator=generator(seed, step))
+    at = torch.randperm(len(data.labels), generator=generator(seed, step))[:size]
     return data.images[at].clone(), data.labels[at].clone()
 
 

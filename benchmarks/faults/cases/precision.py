@@ -8,6 +8,9 @@ from benchmarks.faults.case import Case, Kind
 from benchmarks.faults.tasks import accuracy, batch, digits, explained
 from benchmarks.faults.training import Act, Training
 
+BEFORE = 300
+"""Steps of a training before it is resumed."""
+
 EXPLAINED = frozenset({Act.WARN, Act.STOP})
 LEFT_OUT = frozenset({Act.REFUSE, Act.UNDO})
 
@@ -71,8 +74,8 @@ def fourier(seed: int, faulty: bool) -> Training:
     )
 
 
-class Headroom(nn.Module):
-    """Predicts an amount of money in whole units by a wide feed-forward block, in float16 or float32."""
+class FeedForward(nn.Module):
+    """Predicts an amount of money in thousands from one in units: its hidden values are as large as the amount."""
 
     def __init__(self, half: bool) -> None:
         super().__init__()
@@ -81,22 +84,22 @@ class Headroom(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.float16, enabled=self.half):
-            out: Tensor = self.down(functional.relu(self.up(features)))
-        return out.float().squeeze(1)
+            amount: Tensor = self.down(functional.relu(self.up(features)))
+        return amount.float().squeeze(1) / 1000
 
 
 def amounts(images: Tensor) -> Tensor:
-    """Return what each image is worth: from 0 to about 110 000, by its brightness and its upper half."""
-    return 250_000 * images.mean(1) + 40_000 * (images[:, :32].mean(1) - images[:, 32:].mean(1))
+    """Return what each image is worth, in thousands: up to about 110, by its brightness and its upper half."""
+    return 250 * images.mean(1) + 40 * (images[:, :32].mean(1) - images[:, 32:].mean(1))
 
 
 def headroom(seed: int, faulty: bool) -> Training:
-    """Let a network grow towards targets in whole units: its activations pass 65504 when it has nearly learned them."""
-    model = Headroom(half=faulty)
+    """Let a network grow towards amounts in whole units: it passes 65504 when it has nearly learned the largest."""
+    model = FeedForward(half=faulty)
 
     def loss(step: int) -> Tensor:
         images, _ = batch(seed, step)
-        return functional.smooth_l1_loss(model(images), amounts(images), beta=1000.0) / 1000
+        return functional.mse_loss(model(images), amounts(images)) / 100
 
     def evaluate() -> float:
         images = digits().test_images
@@ -109,7 +112,7 @@ def headroom(seed: int, faulty: bool) -> Training:
         steps=300,
         loss=loss,
         evaluate=evaluate,
-        scaler=torch.amp.GradScaler("cpu", init_scale=16.0),
+        scaler=torch.amp.GradScaler("cpu", init_scale=1024.0),
     )
 
 
@@ -154,36 +157,53 @@ class Unscaled(nn.Module):
 
 
 def vanishing(seed: int, faulty: bool) -> Training:
-    """Train weights in bfloat16 by plain SGD: its updates are less than half the distance to the next bfloat16."""
+    """Train weights in bfloat16 by AdamW: a step of 0.001 is less than half the distance between those near 1."""
     dtype = torch.bfloat16 if faulty else torch.float32
     model = nn.Sequential(Unscaled(64, 256), nn.ReLU(), Unscaled(256, 10)).to(dtype)
 
     def loss(step: int) -> Tensor:
         images, labels = batch(seed, step)
-        return functional.cross_entropy(model((2 * images).to(dtype)).float(), labels)
+        return functional.cross_entropy(model(images.to(dtype)).float(), labels)
 
     return Training(
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), 0.3),
+        optimizer=torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0),
         steps=300,
         loss=loss,
-        evaluate=lambda: accuracy(model, lambda images: model((2 * images).to(dtype))),
+        evaluate=lambda: accuracy(model, lambda images: model(images.to(dtype))),
     )
+
+
+class Words(nn.Module):
+    """Looks up each point of an image with its grey value in a table, sums what it finds, and classifies it.
+
+    Most rows of the table are rare: in most steps their gradients are zero.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.EmbeddingBag(64 * 17, 32, mode="mean"), nn.Linear(32, 10)
+        self.register_buffer("places", 17 * torch.arange(64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        words = (16 * images).round().long() + self.places
+        return self.head(functional.relu(self.table(words)))
 
 
 def resume(seed: int, faulty: bool) -> Training:
     """Go on from a checkpoint whose optimizer state was cast to float16 to make it smaller, and back when loaded.
 
-    Second moments below 3e-8 are 0 then, and the first moments beside them are not: a step divides by epsilon alone.
+    Second moments below 3e-8 are 0 then, and the first moments beside them are not: where the gradient is zero, a step
+    divides by epsilon alone.
     """
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = Words()
 
     def loss(step: int) -> Tensor:
         images, labels = batch(seed, step)
         return functional.cross_entropy(model(images), labels)
 
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    for step in range(200):
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for step in range(BEFORE):
         optimizer.zero_grad()
         loss(step).backward()
         optimizer.step()
@@ -197,13 +217,13 @@ def resume(seed: int, faulty: bool) -> Training:
         model=model,
         optimizer=optimizer,
         steps=100,
-        loss=lambda step: loss(200 + step),
+        loss=lambda step: loss(BEFORE + step),
         evaluate=lambda: accuracy(model),
     )
 
 
 def warm_up(seed: int, faulty: bool) -> Training:
-    """Begin with the usual scale of 65536, which is too large for a loss that is a sum: the scaler finds a smaller one."""
+    """Begin with the usual scale of 65536, too large for a loss that is a sum: the scaler finds a smaller one."""
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def loss(step: int) -> Tensor:
