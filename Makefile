@@ -8,7 +8,7 @@ ASSETS := .cache/assets/fetched
 
 MINUTES ?= 10
 
-.PHONY: demo test test-all fuzz lint types format bench docs clean
+.PHONY: demo test test-all fuzz faults lint types format bench docs clean
 
 demo: $(VENV)/installed $(CREPE)  ## break a real checkpoint, diagnose it, repair it, measure it
 	$(BIN)/python demo/run.py $(CREPE)
@@ -21,6 +21,9 @@ test-all: lint types $(CREPE) $(ASSETS)  ## the slow tests too
 
 fuzz: $(VENV)/installed-dev  ## hostile files from a new seed, for MINUTES; what fails is saved under .cache/fuzz
 	$(BIN)/python tests/fuzz/run.py $(MINUTES)
+
+faults: $(VENV)/installed-dev  ## every reported failure, without a guard and with each: page and picture; takes 25 minutes
+	$(BIN)/python -m benchmarks.faults.run --jobs 2
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,13 @@
+"""All cases, by what goes wrong."""
+
+from benchmarks.faults.case import Case
+from benchmarks.faults.cases import averages, batchnorm, gradients, precision, runaway
+
+CASES: tuple[Case, ...] = (
+    *batchnorm.CASES,
+    *averages.CASES,
+    *precision.CASES,
+    *gradients.CASES,
+    *runaway.CASES,
+)
+"""All, in the order of the page's rows."""

@@ -1,0 +1,223 @@
+"""What the faults are met with: nothing, four habits, and torchmend on its defaults."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from benchmarks.faults.training import Act, Event, Training
+from torchmend import Action, Decision, Guard, Severity
+
+RESET_EVERY = 100
+"""Steps between two resets of the classic recipe."""
+
+INITIAL_SCALE = 65536.0
+"""Of a GradScaler that the loop did not have: torch's default."""
+
+
+class Nothing:
+    """The loop as it is, with its own GradScaler and clipping if it has them."""
+
+    name = "none"
+    about = "the loop as it is; loops in float16 have their own `GradScaler`"
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.events: list[Event] = []
+        self.now = -1
+
+    def note(self, act: Act, cause: str = "", *, by_loop: bool = False) -> None:
+        self.events.append(Event(step=self.now, act=act, cause=cause, by_loop=by_loop))
+
+    def begin(self, step: int) -> None:
+        self.now = step
+
+    def backward(self, loss: Tensor) -> bool:
+        scaler = self.training.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        return True
+
+    def step(self) -> bool:
+        if not self.clip():
+            return False
+        scaler, optimizer = self.training.scaler, self.training.optimizer
+        if scaler is None:
+            optimizer.step()
+            return True
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.get_scale() < before:
+            self.scaler_refused()
+        return True
+
+    def clip(self) -> bool:
+        """Clip as the loop does; return whether the step is to be taken."""
+        if self.training.clip is not None:
+            self.unscale()
+            nn.utils.clip_grad_norm_(self.training.model.parameters(), self.training.clip)
+        return True
+
+    def unscale(self) -> None:
+        if self.training.scaler is not None:
+            self.training.scaler.unscale_(self.training.optimizer)
+
+    def scaler_refused(self) -> None:
+        self.note(Act.REFUSE, "GradScaler", by_loop=True)
+
+    def end(self) -> None:
+        """Nothing is done at a step's end."""
+
+    def before_evaluation(self) -> None:
+        """Nothing is done before an evaluation."""
+
+    def close(self) -> None:
+        """Nothing is left to note."""
+
+
+class Recipe(Nothing):
+    """The classic recipe: BatchNorm statistics that are not finite go back to 0 and 1, now and then."""
+
+    name = "classic recipe"
+    about = (
+        f"every {RESET_EVERY} steps and before each evaluation, BatchNorm statistics that are not finite go back "
+        "to 0 or 1"
+    )
+
+    def end(self) -> None:
+        if (self.now + 1) % RESET_EVERY == 0:
+            self.reset()
+
+    def before_evaluation(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        for name, module in self.training.model.named_modules():
+            if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
+                for key, value in (("running_mean", 0.0), ("running_var", 1.0)):
+                    statistic = getattr(module, key)
+                    if not bool(statistic.isfinite().all()):
+                        statistic.data.fill_(value)
+                        self.note(Act.REPAIR, f"{name}.{key}")
+
+
+class SkipLoss(Nothing):
+    """Leave out steps whose loss is not finite."""
+
+    name = "skip NaN loss"
+    about = "`if not isfinite(loss): continue`"
+
+    def backward(self, loss: Tensor) -> bool:
+        if not math.isfinite(loss.item()):
+            self.note(Act.REFUSE, f"loss {loss.item():g}")
+            return False
+        return super().backward(loss)
+
+
+class Scaler(Nothing):
+    """A GradScaler, also for loops in float32."""
+
+    name = "GradScaler"
+    about = (
+        "`torch.amp.GradScaler`, given to loops in float32 as well; loops in float16 have it anyhow, and where weights "
+        "themselves are float16 it refuses to work, and the loop goes on without"
+    )
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.is_own = training.scaler is None and not any(p.dtype is torch.half for p in training.model.parameters())
+        if self.is_own:
+            training.scaler = torch.amp.GradScaler("cpu", init_scale=INITIAL_SCALE)
+
+    def scaler_refused(self) -> None:
+        self.note(Act.REFUSE, "GradScaler", by_loop=not self.is_own)
+
+
+class ErrorIfNonfinite(Nothing):
+    """Clipping that raises, and the step left out when it does."""
+
+    name = "error_if_nonfinite"
+    about = "`clip_grad_norm_(..., error_if_nonfinite=True)`, and the step left out on its error"
+
+    def clip(self) -> bool:
+        self.unscale()
+        limit = math.inf if self.training.clip is None else self.training.clip
+        try:
+            nn.utils.clip_grad_norm_(self.training.model.parameters(), limit, error_if_nonfinite=True)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            self.note(Act.REFUSE, "gradient norm")
+            if self.training.scaler is not None:
+                self.training.scaler.update()
+            return False
+        return True
+
+
+class Torchmend(Nothing):
+    """`torchmend.Guard` on its defaults, told the loss."""
+
+    name = "torchmend"
+    about = "`torchmend.Guard(model, optimizer, scaler=, scheduler=, ema=)` and `guard.observe(loss)`; nothing else set"
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self._noted = self._repaired = 0
+        self.guard = Guard(
+            training.model,
+            training.optimizer,
+            scaler=training.scaler,
+            scheduler=training.scheduler,
+            ema=training.ema,
+        )
+        self.catch_up()
+
+    def backward(self, loss: Tensor) -> bool:
+        self.guard.observe(loss * self.training.accumulate if self.training.accumulate > 1 else loss)
+        return super().backward(loss)
+
+    def scaler_refused(self) -> None:
+        """The guard's own decision says it."""
+
+    def end(self) -> None:
+        self.catch_up()
+
+    def close(self) -> None:
+        self.catch_up()
+        self.guard.detach()
+
+    def catch_up(self) -> None:
+        """Note what the guard decided since the last time."""
+        told = sum(self.guard.events.counts.values())
+        new = told - self._noted
+        self._noted = told
+        for decision in [*self.guard.events.decisions][-new:] if new else ():
+            self.note(act_of(decision), cause_of(decision), by_loop=decision.by_scaler)
+        if self.guard.evaluation.repaired > self._repaired:
+            self._repaired = self.guard.evaluation.repaired
+            self.note(Act.REPAIR, "statistics before an evaluation")
+
+
+def act_of(decision: Decision) -> Act:
+    """Return the class of what a guard did."""
+    if decision.action in (Action.LOG, Action.PROCEED):
+        severe = any(each.severity >= Severity.WARNING for each in decision.findings)
+        return Act.WARN if severe else Act.LOG
+    return {
+        Action.REPAIR: Act.REPAIR,
+        Action.REFUSE: Act.UNDO,
+        Action.LOWER_RATE: Act.LOWER_RATE,
+        Action.ROLL_BACK: Act.ROLL_BACK,
+        Action.STOP: Act.STOP,
+    }[decision.action]
+
+
+def cause_of(decision: Decision) -> str:
+    """Return the codes and words that a decision gives."""
+    said = [f"{each.code.value} {each.place} {each.detail}".strip() for each in decision.findings]
+    return "; ".join(each for each in (decision.origin, *said, decision.explanation) if each)
+
+
+PROTECTIONS = (Nothing, Recipe, SkipLoss, Scaler, ErrorIfNonfinite, Torchmend)
+"""All, in the order of the page's columns."""

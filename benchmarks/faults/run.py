@@ -1,0 +1,94 @@
+"""What becomes of real faults, without a guard and with each: writes `results.json`, `README.md` and `matrix.png`.
+
+    python -m benchmarks.faults.run [--seeds 0 1 2] [--cases NAME ...] [--protections NAME ...] [--jobs 2]
+
+With `--cases` or `--protections` scores are printed, and nothing is written.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.faults.cases import CASES
+from benchmarks.faults.protections import PROTECTIONS
+from benchmarks.faults.scoring import Score, play
+
+HERE = Path(__file__).parent
+Job = tuple[str, int, tuple[str, ...]]
+"""A case, a seed, and protections by name."""
+
+
+def quieten() -> None:
+    """Use one thread, so that runs do not fight for cores; say nothing but scores."""
+    torch.set_num_threads(1)
+    logging.getLogger("torchmend").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def work(job: Job) -> list[Score]:
+    """Run one case with one seed."""
+    name, seed, protections = job
+    case = next(each for each in CASES if each.name == name)
+    return play(case, seed, [each for each in PROTECTIONS if each.name in protections])
+
+
+def played(jobs: Sequence[Job], count: int) -> Iterator[list[Score]]:
+    """Run jobs in so many processes; yield their scores in order."""
+    if count == 1:
+        quieten()
+        yield from map(work, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(count, quieten) as pool:
+        yield from pool.imap(work, jobs)
+
+
+def told(score: Score) -> str:
+    """Say a score in a line."""
+    when = "never" if score.latency is None else f"+{score.latency}"
+    return (
+        f"{score.case:26} {score.protection:19} {score.seed}  clean {score.clean:.3f}  faulty {score.metric:.3f}"
+        f"{'' if score.finite else ' NOT FINITE'}  {'MET' if score.met else 'not met'}, seen {when}, "
+        f"{', '.join(score.acts) or 'nothing done'}{'' if score.right else ' (wrong)'}; twin "
+        f"{'equal' if score.twin_equal else f'{score.twin_metric:.3f}'}, {score.false_alarms} alarms; "
+        f"{score.seconds:.2f} s of {score.plain_seconds:.2f}; {score.cause}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cases", nargs="+", choices=[each.name for each in CASES], metavar="NAME")
+    parser.add_argument("--protections", nargs="+", choices=[each.name for each in PROTECTIONS], metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    names = tuple(given.protections or [each.name for each in PROTECTIONS])
+    jobs = [(case, seed, names) for case in given.cases or [each.name for each in CASES] for seed in given.seeds]
+    began = time.perf_counter()
+    scores = []
+    for each in played(jobs, given.jobs):
+        scores += each
+        print(*map(told, each), sep="\n", flush=True)
+    if given.cases or given.protections:
+        return
+    results: dict[str, Any] = {
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}",
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "jobs": given.jobs,
+        "seeds": given.seeds,
+        "scores": [score.as_json() for score in scores],
+    }
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
