@@ -131,7 +131,8 @@ def _page(results: dict) -> str:
     python benchmarks/saving/run.py
 
 {where}, {libraries}; a state of {state}: a ResNet-50 with AdamW.
-Medians of {machine["rounds"]} rounds side by side in one process; a ratio is the median of the ratios within the rounds.
+Medians of {machine["rounds"]} rounds side by side in one process; a ratio is the median of the ratios within the
+rounds.
 
 | what | ms | times `torch.save`, fsync, rename |
 |---|---|---|
