@@ -27,7 +27,7 @@ class Autoencoder(nn.Module):
 
 
 def exponent(seed: int, faulty: bool) -> Training:
-    """Train a variational autoencoder; half of one batch is in a larger unit, and its variances the exponential of it."""
+    """Train a variational autoencoder; half of one batch is in a larger unit, its variances the exponential of it."""
     model = Autoencoder()
 
     def loss(step: int) -> Tensor:
