@@ -1,7 +1,7 @@
 """All cases, by what goes wrong."""
 
 from benchmarks.faults.case import Case
-from benchmarks.faults.cases import averages, batchnorm, gradients, precision, runaway
+from benchmarks.faults.cases import averages, batchnorm, dynamics, gradients, losses, precision, runaway
 
 CASES: tuple[Case, ...] = (
     *batchnorm.CASES,
@@ -9,5 +9,7 @@ CASES: tuple[Case, ...] = (
     *precision.CASES,
     *gradients.CASES,
     *runaway.CASES,
+    *losses.CASES,
+    *dynamics.CASES,
 )
 """All, in the order of the page's rows."""
