@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from torchmend.live.guard.ring import Ring
     from torchmend.live.guard.sensing.catalogue import Sensor
     from torchmend.live.inject import inject
+    from torchmend.live.recalibrating.batches import noise
+    from torchmend.live.recalibrating.recalibration import recalibrate
+    from torchmend.live.recalibrating.results import Recalibration
     from torchmend.live.repairing import RepairResult
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "Layout",
     "Measure",
     "Policy",
+    "Recalibration",
     "RepairError",
     "RepairPlan",
     "RepairResult",
@@ -84,6 +88,8 @@ __all__ = [
     "diagnose",
     "fix",
     "inject",
+    "noise",
+    "recalibrate",
     "repair",
     "salvage",
     "sanitize_model_bn_stats",
@@ -100,9 +106,12 @@ _NEED_TORCH = {
     "Ring": "torchmend.live.guard.ring",
     "Sensor": "torchmend.live.guard.sensing.catalogue",
     "Policy": "torchmend.live.guard.policy",
+    "Recalibration": "torchmend.live.recalibrating.results",
     "RepairResult": "torchmend.live.repairing",
     "check_model_health": "torchmend.live.compat",
     "inject": "torchmend.live.inject",
+    "noise": "torchmend.live.recalibrating.batches",
+    "recalibrate": "torchmend.live.recalibrating.recalibration",
     "configure_bn_for_stability": "torchmend.live.compat",
     "sanitize_model_bn_stats": "torchmend.live.compat",
 }

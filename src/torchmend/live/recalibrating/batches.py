@@ -1,0 +1,114 @@
+"""Batches as data loaders give them, or of noise, and how a model is called with one."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmend.facts.errors import UserError
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Runs a model on a batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Batches of normal noise, the same ones each time that they are gone through.
+
+    Args:
+        shape: Of a batch, its size first.
+        batches: How many.
+        mean: Of every element.
+        std: Of every element.
+        seed: Of a generator of their own.
+    """
+
+    shape: tuple[int, ...]
+    batches: int = 16
+    mean: float = 0.0
+    std: float = 1.0
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.batches):
+            yield torch.randn(self.shape, generator=generator) * self.std + self.mean
+
+
+def noise(shape: Sequence[int], *, batches: int = 16, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Noise:
+    """Make batches of normal noise to recalibrate on when there is no data.
+
+    Args:
+        shape: Of a batch as the model takes it, its size first, such as (16, 3, 224, 224).
+        batches: How many; two or more.
+        mean: Of the model's inputs, after their normalisation.
+        std: Likewise, above 0.
+        seed: Of the noise; torch's own generators stay as they are.
+
+    Returns:
+        An iterable of float32 tensors on the CPU, made while it is gone through.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+    sizes = tuple(shape)
+    if not sizes or not all(size > 0 for size in sizes):
+        raise UserError(
+            f"A batch of noise cannot have the shape {sizes}. Pass whole numbers such as (16, 3, 224, 224)."
+        )
+    if batches < 2:
+        raise UserError(f"batches is {batches}; it must be 2 or more.")
+    if not (0 < std < float("inf")) or not abs(mean) < float("inf"):
+        raise UserError(f"mean is {mean} and std is {std}; both must be finite, and std above 0.")
+    return Noise(shape=sizes, batches=batches, mean=mean, std=std, seed=seed)
+
+
+def first_batches(batches: Iterable[Any], most: int) -> list[Any]:
+    """Read and keep the first batches: every layer has to see the same ones, and a generator gives them once.
+
+    Raises:
+        TypeError: They cannot be gone through.
+        UserError: There are none.
+    """
+    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"Got a {type(batches).__name__} as batches. Pass a DataLoader, or a list of batches such as [x1, x2]."
+        )
+    if most < 1:
+        raise UserError(f"most_batches is {most}; it must be 1 or more.")
+    found = list(itertools.islice(batches, most))
+    if not found:
+        raise UserError("There are no batches. Pass a data loader that gives some; a generator can be used only once.")
+    return found
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """Call a model with a batch, as `torch.optim.swa_utils.update_bn` does, and with several inputs where there are.
+
+    Args:
+        model: On one device, to which tensors are moved; on several, tensors stay where they are.
+        batch: A tensor; a tuple or list, of which the first element is the input; or a dictionary of keywords. An
+            input that is a tuple or list itself is passed as arguments, a dictionary as keywords.
+    """
+    given = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    devices = {each.device for each in itertools.chain(model.parameters(), model.buffers())}
+    given = _moved(given, devices.pop()) if len(devices) == 1 else given
+    if isinstance(given, Mapping):
+        return model(**given)
+    return model(*given) if isinstance(given, tuple | list) else model(given)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _moved(each, device) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_moved(each, device) for each in value]
+    return value
