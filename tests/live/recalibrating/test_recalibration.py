@@ -461,6 +461,32 @@ def test_noise_has_the_scale_that_was_asked_for():
     assert abs(float(values.std()) - 0.5) < 0.01
 
 
+def test_smooth_noise_keeps_its_scale_and_its_neighbours_are_alike():
+    values = torch.cat(list(torchmend.noise((8, 3, 32, 32), mean=2.0, std=0.5, smooth=1.0)))
+    assert abs(float(values.mean()) - 2.0) < 0.02
+    assert abs(float(values.std()) - 0.5) < 0.02
+    beside = torch.corrcoef(torch.stack([values[..., 1:].flatten(), values[..., :-1].flatten()]))[0, 1]
+    assert abs(float(beside) - 2.718281828 ** (-1 / 4)) < 0.02  # of two Gaussians of width 1, shifted by 1
+
+
+def test_noise_of_too_few_values_to_normalise_by_is_an_error_and_the_model_stays():
+    model = destroy(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    before = bits(model)
+    with pytest.raises(torchmend.UserError, match="4 values a channel from a batch of noise"):
+        torchmend.recalibrate(model, torchmend.noise((4, 3), batches=16))
+    assert_same_bits(model, before)
+
+
+def test_on_noise_of_another_scale_what_healthy_layers_give_stays_as_it_is_on_data():
+    model, data = network(), images()
+    torchmend.recalibrate(model, data, layers="all")
+    right, first = model[4].running_var.clone(), bits(model[1])
+    model[4].running_var.fill_(NAN)
+    torchmend.recalibrate(model, torchmend.noise((16, 3, 9, 9), batches=8, mean=-5.0, std=30.0))
+    torch.testing.assert_close(model[4].running_var, right, rtol=0.1, atol=0)
+    assert_same_bits(model[1], first)
+
+
 @pytest.mark.parametrize(
     ("batches", "rung"), [(images(), Rung.DATA), (torchmend.noise((16, 3, 9, 9)), Rung.NOISE)], ids=["data", "noise"]
 )
@@ -471,7 +497,8 @@ def test_each_tensor_tells_the_rung_it_stands_on(batches, rung):
 
 
 @pytest.mark.parametrize(
-    "options", [{"shape": ()}, {"shape": (4, 0)}, {"batches": 1}, {"std": 0.0}, {"mean": INF}, {"std": NAN}]
+    "options",
+    [{"shape": ()}, {"shape": (4, 0)}, {"batches": 1}, {"std": 0.0}, {"smooth": -1.0}, {"mean": INF}, {"std": NAN}],
 )
 def test_noise_without_meaning_is_refused(options):
     with pytest.raises(torchmend.UserError):

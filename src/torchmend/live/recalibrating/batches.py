@@ -1,6 +1,7 @@
 """Batches as data loaders give them, or of noise, and how a model is called with one."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Noise:
         batches: How many.
         mean: Of every element.
         std: Of every element.
+        smooth: Over how many positions along axes 2 and up it is smoothed.
         seed: Of a generator of their own.
     """
 
@@ -30,6 +32,7 @@ class Noise:
     batches: int = 16
     mean: float = 0.0
     std: float = 1.0
+    smooth: float = 0.0
     seed: int = 0
 
     def __len__(self) -> int:
@@ -38,10 +41,29 @@ class Noise:
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.batches):
-            yield torch.randn(self.shape, generator=generator) * self.std + self.mean
+            yield smoothed(torch.randn(self.shape, generator=generator), self.smooth) * self.std + self.mean
 
 
-def noise(shape: Sequence[int], *, batches: int = 16, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Noise:
+def smoothed(white: Tensor, width: float) -> Tensor:
+    """Smooth noise by a Gaussian, around the edges, and scale it so that its expected variance stays.
+
+    Args:
+        white: Independent values, shape [N, C, ...]; axes from 2 on are positions.
+        width: The Gaussian's standard deviation, in positions; 0 leaves the noise as it is.
+    """
+    if width == 0:
+        return white
+    for axis in range(2, white.dim()):
+        frequency = torch.fft.fftfreq(white.shape[axis])
+        gain = torch.exp(-2 * (math.pi * width * frequency).square())
+        gain = (gain / gain.square().mean().sqrt()).reshape(-1, *[1] * (white.dim() - 1 - axis))
+        white = torch.fft.ifft(torch.fft.fft(white, dim=axis) * gain, dim=axis).real
+    return white
+
+
+def noise(
+    shape: Sequence[int], *, batches: int = 16, mean: float = 0.0, std: float = 1.0, smooth: float = 0.0, seed: int = 0
+) -> Noise:
     """Make batches of normal noise to recalibrate on when there is no data.
 
     Args:
@@ -49,6 +71,8 @@ def noise(shape: Sequence[int], *, batches: int = 16, mean: float = 0.0, std: fl
         batches: How many; two or more.
         mean: Of the model's inputs, after their normalisation.
         std: Likewise, above 0.
+        smooth: Neighbouring pixels or samples of real inputs are alike: over how many of them (0 to not at all; around
+            1 suits small pictures). Axes from 2 on are positions.
         seed: Of the noise; torch's own generators stay as they are.
 
     Returns:
@@ -66,7 +90,9 @@ def noise(shape: Sequence[int], *, batches: int = 16, mean: float = 0.0, std: fl
         raise UserError(f"batches is {batches}; it must be 2 or more.")
     if not (0 < std < float("inf")) or not abs(mean) < float("inf"):
         raise UserError(f"mean is {mean} and std is {std}; both must be finite, and std above 0.")
-    return Noise(shape=sizes, batches=batches, mean=mean, std=std, seed=seed)
+    if not 0 <= smooth < float("inf"):
+        raise UserError(f"smooth is {smooth}; it must be 0 or more, and finite.")
+    return Noise(shape=sizes, batches=batches, mean=mean, std=std, smooth=smooth, seed=seed)
 
 
 def first_batches(batches: Iterable[Any], most: int) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
@@ -100,6 +101,11 @@ class Layer:
 def tracking_layers(model: nn.Module) -> list[Layer]:
     """Return every layer that keeps running statistics, once, in the model's order."""
     return [Layer(name, module) for name, module in model.named_modules() if _keeps_statistics(module)]
+
+
+def normalising_layers(model: nn.Module) -> list[Layer]:
+    """Return those of torch's own kinds, of which it is known that they can normalise by the batch."""
+    return [layer for layer in tracking_layers(model) if isinstance(layer.module, _NormBase)]
 
 
 def _keeps_statistics(module: nn.Module) -> bool:

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchmend.facts.errors import UserError
 from torchmend.live.recalibrating.batches import Forward
 from torchmend.live.recalibrating.layers import Layer
 from torchmend.live.recalibrating.moments import Moments, merged
+
+FEWEST_BY_BATCH = 8
+"""Values a channel: with fewer, what a layer gives depends on the batch's size more than on the layer."""
 
 
 class _Reached(BaseException):
@@ -30,14 +34,19 @@ class Passes:
         model: In evaluation mode, and without wrappers.
         forward: Runs it on a batch.
         pending: Layers without statistics yet.
+        by_batch: Layers, whose statistics may be good, that normalise by the batch as well, and do so to the end.
     """
 
-    def __init__(self, model: nn.Module, forward: Forward, pending: Sequence[Layer]) -> None:
+    def __init__(
+        self, model: nn.Module, forward: Forward, pending: Sequence[Layer], by_batch: Sequence[Layer] = ()
+    ) -> None:
         self._times: Counter[Layer] = Counter()
+        self._targets = frozenset(pending)
+        self._by_batch = frozenset(by_batch)
         self._is_tracing = False
         self._model = model
         self._forward = forward
-        self._pending = dict.fromkeys(pending)
+        self._pending = {*pending, *by_batch}
         self._measured: Sequence[Layer] = ()
         self._seen: dict[Layer, list[Moments]] = {}
         self._last: Layer | None = None
@@ -60,11 +69,11 @@ class Passes:
         self._is_tracing = True
         self._run(batch)
         self._is_tracing = False
-        return list(self._times)
+        return [layer for layer in self._times if layer in self._targets]
 
     def settle(self, layer: Layer) -> None:
         """Take a layer's statistics as good: it normalises by them from now on."""
-        del self._pending[layer]
+        self._pending -= {layer} - self._by_batch
 
     def of_layer(self, layer: Layer, batches: Sequence[Any]) -> list[Moments | None]:
         """Measure one layer over all batches; passes end at its only call.
@@ -100,6 +109,11 @@ class Passes:
         if not (is_measured or is_pending):
             return
         moments = layer.measure(arguments, keywords)
+        if layer in self._by_batch and moments.values < FEWEST_BY_BATCH:
+            raise UserError(
+                f"{layer.name} gets {moments.values} values a channel from a batch of noise, too few to normalise by: "
+                f"it takes {FEWEST_BY_BATCH}. Pass noise of a larger batch size; its first number."
+            )
         if is_measured:
             self._seen.setdefault(layer, []).append(moments)
             if layer is self._last:

@@ -19,6 +19,7 @@ from torchmend.live.recalibrating.layers import (
     VARIANCE,
     Layer,
     chosen_layers,
+    normalising_layers,
     tracking_layers,
 )
 from torchmend.live.recalibrating.moments import Moments, merged
@@ -47,10 +48,11 @@ def recalibrate(
 
     One damaged layer after the other, in order of execution: the batches are run through the model in evaluation mode,
     with everything before the layer as it will be used, and mean and unbiased variance of all that the layer gets are
-    taken together, exactly. A batch whose statistics at a layer are not finite, or far from those of the others, is
-    left out there. Layers are those that have buffers `running_mean` and `running_var`: all of torch's, and others
-    with channels on axis 1. InstanceNorm gets the average over instances, as in training; for a layer that is called
-    several times in a forward pass, all calls count alike.
+    taken together, exactly. On noise, healthy layers normalise by the batch too: what comes out of them then has the
+    mean and the deviation that it has on data, however little noise looks like data. A batch whose statistics at a
+    layer are not finite, or far from those of the others, is left out there. Layers are those that have buffers
+    `running_mean` and `running_var`: all of torch's, and others with channels on axis 1. InstanceNorm gets the average
+    over instances, as in training; for a layer that is called several times in a forward pass, all calls count alike.
 
     Only the statistics change; `num_batches_tracked`, which counts batches of training, stays. Modes, other buffers,
     and random generators are as before afterwards. After an exception, the statistics are too, bit for bit.
@@ -119,7 +121,8 @@ class _Job:
     def run(self, targets: Sequence[Layer], batches: Sequence[Any]) -> tuple[tuple[Reestimate, ...], tuple[str, ...]]:
         """Measure the layers and write what was found; return it, and the names of the layers never called."""
         chosen = {layer: _Chosen.of(layer, only_damaged=self._only_damaged) for layer in targets}
-        with Passes(self._model, self._forward, targets).hooked() as passes:
+        by_batch = normalising_layers(self._model) if self._rung is Rung.NOISE else ()
+        with Passes(self._model, self._forward, targets, by_batch).hooked() as passes:
             order = passes.order(batches[0])
             if not order:
                 raise UserError(
@@ -127,8 +130,9 @@ class _Job:
                     f"{targets[0].name!r}: it may branch, or call their `forward` without hooks. Pass forward=..."
                 )
             estimates = []
+            together = passes.of_layers(order, batches) if by_batch else {}
             for layer in order:
-                estimates.append(self._estimated(layer, passes.of_layer(layer, batches)))
+                estimates.append(self._estimated(layer, together.get(layer) or passes.of_layer(layer, batches)))
                 self._write(estimates[-1], chosen[layer])
                 passes.settle(layer)
         new = [(layer, layer.mean.clone(), layer.variance.clone()) for layer in order]
