@@ -29,7 +29,8 @@ class Ring:
         keep: How many; the oldest makes room.
         lag: Going back takes the newest that is at least so many steps old: slow divergence shows late.
         device: Where they lie: "cpu" spares the accelerator's memory; None leaves them beside the model.
-        retries: So many returns to the same snapshot, and the next goes to the one before it; the run stops if none is left.
+        retries: After so many returns to the same snapshot the next goes to the one before it; with none left the run
+            stops.
         most_bytes: No snapshots are kept if they would take more; None sets no limit.
     """
 
