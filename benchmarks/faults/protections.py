@@ -1,11 +1,14 @@
 """What the faults are met with: nothing, four habits, and torchmend on its defaults."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+import torchmend
 from benchmarks.faults.training import Act, Event, Training
 from torchmend import Action, Decision, Guard, Severity
 
@@ -26,6 +29,7 @@ class Nothing:
         self.training = training
         self.events: list[Event] = []
         self.now = -1
+        self.best: float | None = None
 
     def note(self, act: Act, cause: str = "", *, by_loop: bool = False) -> None:
         self.events.append(Event(step=self.now, act=act, cause=cause, by_loop=by_loop))
@@ -68,6 +72,12 @@ class Nothing:
 
     def end(self) -> None:
         """Nothing is done at a step's end."""
+
+    def save(self, state: Any, path: Path, metric: float | None = None) -> None:
+        torch.save(state, path)
+        if metric is not None and (self.best is None or metric > self.best):
+            self.best = metric
+            torch.save(state, best_of(path))
 
     def before_evaluation(self) -> None:
         """Nothing is done before an evaluation."""
@@ -180,6 +190,11 @@ class Torchmend(Nothing):
     def scaler_refused(self) -> None:
         """The guard's own decision says it."""
 
+    def save(self, state: Any, path: Path, metric: float | None = None) -> None:
+        saved = torchmend.save(state, path, step=self.now, metric=metric)
+        if not saved.healthy:
+            self.note(Act.REFUSE, "; ".join(f"{each.code.value} {each.place}" for each in saved.findings))
+
     def end(self) -> None:
         self.catch_up()
 
@@ -217,6 +232,11 @@ def cause_of(decision: Decision) -> str:
     """Return the codes and words that a decision gives."""
     said = [f"{each.code.value} {each.place} {each.detail}".strip() for each in decision.findings]
     return "; ".join(each for each in (decision.origin, *said, decision.explanation) if each)
+
+
+def best_of(path: Path) -> Path:
+    """Return where the best state is saved, beside the last one."""
+    return path.with_name(f"{path.stem}_best{path.suffix}")
 
 
 PROTECTIONS = (Nothing, Recipe, SkipLoss, Scaler, ErrorIfNonfinite, Torchmend)

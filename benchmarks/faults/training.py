@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -69,6 +70,7 @@ class Training:
         accumulate: Micro-batches in a step.
         evaluate_every: Steps between two evaluations within the run; 0 for none but the last.
         between: What the user's code does before a step begins, besides training.
+        save: What it saves after a step, by the saver that it is given.
     """
 
     model: nn.Module
@@ -83,6 +85,7 @@ class Training:
     accumulate: int = 1
     evaluate_every: int = 0
     between: Callable[[int], None] | None = None
+    save: "Callable[[int, Saver], None] | None" = None
 
 
 class Protecting(Protocol):
@@ -102,11 +105,18 @@ class Protecting(Protocol):
     def end(self) -> None:
         """End a step of the loop."""
 
+    def save(self, state: Any, path: Path, metric: float | None = None) -> None:
+        """Save a state under its name, and beside it as the best one if it has the highest metric so far."""
+
     def before_evaluation(self) -> None:
         """Look at the model, whose evaluation is next."""
 
     def close(self) -> None:
         """Note what happened since; the run is over."""
+
+
+Saver = Callable[[Any, Path, float | None], None]
+"""Takes a state, where to save it, and the metric by which the best one is chosen, if any is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +147,8 @@ def run(training: Training, protection: Protecting) -> Outcome:
             protection.begin(step)
             _take(training, protection, step)
             protection.end()
+            if training.save is not None:
+                training.save(step, protection.save)
             if training.evaluate_every and (step + 1) % training.evaluate_every == 0:
                 protection.before_evaluation()
                 training.evaluate()

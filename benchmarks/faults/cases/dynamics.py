@@ -286,8 +286,8 @@ CASES = (
         onset=150,
         required=TAKEN_BACK,
         make=lr_jump,
-        loses_because="The jump is told a step or two after it; by then the units are so far away that they die with "
-        "the second step, which happens since no two outliers in a row are refused, and a dead net has no outliers.",
+        loses_because="The second of two outliers in a row happens, and may ruin the net without a third one; where "
+        "the run does go back, its schedule jumps again, to half of a rate that is a hundred times too high.",
     ),
     Case(
         name="bit_flip",
@@ -308,5 +308,8 @@ CASES = (
         onset=100,
         required=TAKEN_BACK,
         make=gaussian_collapse,
+        loses_because="The fault grows for a hundred steps while loss and gradients stay usual, and snapshots "
+        "hold it already; a log-likelihood below zero is no signal, for its logarithm is none; and a run that "
+        "is ruined without a jump is not noticed.",
     ),
 )
