@@ -186,7 +186,11 @@ def test_no_value_can_poison_the_running_statistics(values, last):
 
 
 def test_the_memory_goes_through_json_and_back():
-    state, _ = run([*ordinary(30), seen(gradients_finite=False, gradient="a")])
+    bad = seen(gradients_finite=False, gradient="a")
+    state, _ = run([*ordinary(30), bad, seen(loss=500.0, gradient_norm=400.0), replace(bad, scaled=True)])
+    assert state.refusals
+    assert state.outliers
+    assert state.in_a_row
     assert restored_policy_state(json.loads(json.dumps(asdict(state)))) == state
 
 

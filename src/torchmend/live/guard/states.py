@@ -14,4 +14,6 @@ def restored_policy_state(state: Mapping[str, Any]) -> PolicyState:
         norms=Running(**state["norms"]),
         losses=Running(**state["losses"]),
         outlier=int(state["outlier"]),
+        outliers=tuple(map(int, state.get("outliers", ()))),
+        in_a_row=int(state.get("in_a_row", 0)),
     )
