@@ -64,6 +64,18 @@ def test_refused_again_and_again_goes_back_and_then_stops():
         train(model, optimizer, *batch(2, bad=NAN))
 
 
+def test_no_snapshot_is_kept_while_steps_are_refused():
+    """Flipped bits leave weights finite, and every step overflows: a snapshot of that would be no way back."""
+    model, optimizer, guard = start(policy=Policy(most_refusals=4), ring=Ring(every=5))
+    for seed in range(8):
+        train(model, optimizer, *batch(seed))
+    model.head.weight.data.fill_(3e38)
+    for seed in range(8, 12):
+        train(model, optimizer, *batch(seed))
+    assert guard.events.counts["roll back"] == 1
+    assert model.head.weight.abs().max() < 10
+
+
 def test_going_back_to_the_same_snapshot_lowers_the_rate_further_each_time():
     model, optimizer, guard = start(ring=Ring(every=1000))
     train(model, optimizer, *batch(0))
@@ -73,6 +85,21 @@ def test_going_back_to_the_same_snapshot_lowers_the_rate_further_each_time():
         guard.check()
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == [0.01, pytest.approx(0.0025), pytest.approx(0.00125)]
+
+
+def test_an_older_snapshot_is_taken_when_the_newest_did_not_help():
+    model, optimizer, guard = start(ring=Ring(every=5, keep=2, retries=1), check_every=5)
+    for seed in range(12):
+        train(model, optimizer, *batch(seed))
+        if seed == 4:
+            fifth = kept(model)
+    for _ in range(2):
+        model.head.bias.data[0] = NAN
+        guard.check()
+    assert same(kept(model), fifth)
+    model.head.bias.data[0] = NAN
+    with pytest.raises(TrainingStoppedError, match="no snapshot is left"):
+        guard.check()
 
 
 def test_a_callback_may_have_a_run_go_back_where_it_would_have_refused():

@@ -212,6 +212,8 @@ class Guard:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):
             self._recovery.suspect()
+        if decision.is_odd or decision.findings:
+            self._recovery.doubt()
         return decision if decision.action is Action.PROCEED else self._announced(decision)
 
     def _told_of(self, findings: Sequence[Finding]) -> None:

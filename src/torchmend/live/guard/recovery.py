@@ -59,7 +59,7 @@ class Recovery:
             averages=averages if Sensor.AVERAGES in options.sensors else (),
             legal=not_finite_buffers([*models, *map(averaged_model, averages)]),
         )
-        self._suspects = False
+        self._suspects = self._doubts = False
         self._checked = -LEAST_GAP
         self._snapshots: Snapshots | None = None
         if options.ring is not None and self._acts:
@@ -79,6 +79,10 @@ class Recovery:
     def suspect(self) -> None:
         """Have everything checked when this step has ended."""
         self._suspects = True
+
+    def doubt(self) -> None:
+        """Keep no snapshot of this step: weights may be finite and far off."""
+        self._doubts = True
 
     def forget(self) -> None:
         """Drop the snapshots, after another state was loaded."""
@@ -100,10 +104,11 @@ class Recovery:
             return
         is_routine = step % every == 0
         is_suspect = self._suspects and step - self._checked >= LEAST_GAP
-        is_kept = self._snapshots is not None and self._snapshots.is_due(step)
+        is_kept = self._snapshots is not None and self._snapshots.is_due(step) and not self._doubts
         self._suspects = False
         if is_routine or is_suspect or is_kept:
             self.check(step, is_routine=is_routine)
+        self._doubts = False
 
     def check(self, step: int, *, is_routine: bool = True) -> Health:
         """Look at weights, statistics, optimizer state and averages; repair what can be; announce a return if not.
@@ -121,7 +126,7 @@ class Recovery:
             self._announce(Decision(action=Action.ROLL_BACK, step=step, findings=health.left))
         elif is_lost:
             self._stop(step, health.left)
-        elif not level and self._snapshots is not None and self._snapshots.is_due(step):
+        elif not (level or self._doubts) and self._snapshots is not None and self._snapshots.is_due(step):
             self._snapshots.take(step)
         return health
 

@@ -29,7 +29,8 @@ class Ring:
         keep: How many; the oldest makes room.
         lag: Going back takes the newest that is at least so many steps old: slow divergence shows late.
         device: Where they lie: "cpu" spares the accelerator's memory; None leaves them beside the model.
-        retries: So many returns to the same snapshot stop the run.
+        retries: After so many returns to the same snapshot the next goes to the one before it; with none left the run
+            stops.
         most_bytes: No snapshots are kept if they would take more; None sets no limit.
     """
 
@@ -122,8 +123,8 @@ class Snapshots:
         return None if snapshot is None else snapshot.step
 
     def _usable(self, step: int) -> _Snapshot | None:
-        usable = [each for each in self._kept if each.step <= step - self._ring.lag]
-        return usable[-1] if usable and usable[-1].used < self._ring.retries else None
+        old_enough = [each for each in self._kept if each.step <= step - self._ring.lag]
+        return next((each for each in reversed(old_enough) if each.used < self._ring.retries), None)
 
     def forget(self) -> None:
         """Drop all snapshots: the run goes on from another state."""
