@@ -26,14 +26,14 @@ from torchmend.live.guard.lazy import LazyTransaction
 from torchmend.live.guard.micro import MicroBatches
 from torchmend.live.guard.options import as_list, listed, one_element, options_of, policy_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
-from torchmend.live.guard.policy import PolicyState, decide
+from torchmend.live.guard.policy import decide
 from torchmend.live.guard.preflight import inspect, watch_loads
 from torchmend.live.guard.ranks import agree
 from torchmend.live.guard.recovery import Recovery
 from torchmend.live.guard.reservoir import Reservoir
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
-from torchmend.live.guard.states import restored_policy_state
+from torchmend.live.guard.states import Memory, restored_policy_state
 from torchmend.live.guard.transaction import ABANDONED, Transaction
 from torchmend.live.guard.wrapping import Wrapping
 
@@ -88,7 +88,7 @@ class Guard:
         self.evaluation = Evaluation(self.models, self.transactions, self._reservoir, self._after_load, acts=acts)
         self._sensors = chosen(self.options.sensors)
         self._policy = policy_of(self.options)
-        self._policy_states = [PolicyState() for _ in self.optimizers]
+        self._memory = Memory(len(self.optimizers))
         self._wrapping = Wrapping()
         self._held: list[Held] = []
         self._steps: list[int] = [0] * len(self.optimizers)
@@ -97,7 +97,13 @@ class Guard:
         self._clippers = [Clipper(clip) for _ in self.optimizers] if clip else []
         self._returning: Decision | None = None
         self._recovery = Recovery(
-            self.models, self.optimizers, as_list(scheduler), as_list(ema), scaler, self.options, self._announced
+            self.models,
+            self.optimizers,
+            as_list(scheduler),
+            as_list(ema),
+            [scaler, self._memory],
+            self.options,
+            self._announced,
         )
         if os.environ.get(OFF, "").lower() in ("off", "0"):
             logger.warning("The guard is switched off by %s.", OFF)
@@ -207,7 +213,7 @@ class Guard:
             is_part=transaction.micro is not None,
             can_go_back=self._recovery.can_go_back(self.steps),
         )
-        self._policy_states[at], decision = decide(self._policy, self._policy_states[at], seen)
+        self._memory.states[at], decision = decide(self._policy, self._memory.states[at], seen)
         if decision.is_odd and transaction.sampled_updates is not None:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):
@@ -256,6 +262,7 @@ class Guard:
                 transaction.abandon()
             self._reservoir.forget()
             self._recovery.go_back(decision, self.steps)
+            self._memory.put_on_probation(self.steps)
 
     def check(self) -> Health:
         """Look at weights, statistics, optimizer state and averages; repair what can be, go back or stop if not.
@@ -320,7 +327,7 @@ class Guard:
         return {
             "steps": self._counted(),
             "counts": dict(self.events.counts),
-            "policy": [asdict(state) for state in self._policy_states],
+            "policy": [asdict(state) for state in self._memory.states],
             "norms": [list(each.norms) for each in self._clippers],
             "samples": self._remembered(),
         }
@@ -331,9 +338,9 @@ class Guard:
         Raises:
             UserError: It is of another number of optimizers.
         """
-        if len(state["policy"]) != len(self._policy_states):
+        if len(state["policy"]) != len(self._memory.states):
             raise UserError(
-                f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._policy_states)}."
+                f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._memory.states)}."
             )
         self._steps = list(state["steps"])
         for transaction, steps in zip(self.transactions, self._steps, strict=False):  # none where it is switched off
@@ -344,4 +351,4 @@ class Guard:
         for each, remembered in zip(self._sampled(), self._samples, strict=False):
             each.load_state_dict(remembered)
         self.events.counts = Counter(state["counts"])
-        self._policy_states = [restored_policy_state(each) for each in state["policy"]]
+        self._memory.states = [restored_policy_state(each) for each in state["policy"]]

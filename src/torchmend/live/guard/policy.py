@@ -8,12 +8,11 @@ from torchmend.facts.codes import Code, Severity
 from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision, Observation
+from torchmend.live.guard.running import Learned, Running
 from torchmend.rules.evidence import finding
 
-LEAST_SPREAD = 0.1
-"""Of the logarithm of a loss or a norm: one part in ten."""
-
-MOST_MOVED, FEW = 4.0, 10
+LEAST_USUAL, EARLY = 5, 4.0
+"""Steps before anything is taken for an outlier, and by what factor it has to lie farther away until the warm-up is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,10 @@ class Policy:
         variance_jump: A factor.
         update_ratio: Norm of the update of a matrix, relative to its own.
         rate_factor: Learning rates are multiplied by it when they are lowered, above 0 and at most 1.
-        warm_up: Steps before any step is taken for an outlier.
+        warm_up: Steps that tell what is usual; until they are over an outlier lies four times as far away.
+        probation: Steps after an outlier or a return in which it is watched whether what was learned is lost.
+        most_lost: So many steps in a row on probation with nearly all of the loss's fall lost send the run back, or
+            lower the learning rate.
     """
 
     most_refusals: int = 8
@@ -49,11 +51,21 @@ class Policy:
     update_ratio: float = 1.0
     rate_factor: float = 0.5
     warm_up: int = 20
+    probation: int = 200
+    most_lost: int = 10
 
     def __post_init__(self) -> None:
         """Raise UserError for values without a meaning."""
-        counts = ("most_refusals", "window", "most_back_offs", "back_off_window", "most_in_a_row", "most_outliers")
-        for name, least in (*((name, 1) for name in counts), ("warm_up", 2)):
+        counts = (
+            "most_refusals",
+            "window",
+            "most_back_offs",
+            "back_off_window",
+            "most_in_a_row",
+            "most_outliers",
+            "most_lost",
+        )
+        for name, least in (*((name, 1) for name in counts), ("warm_up", 2), ("probation", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if self.window < self.most_refusals:
@@ -64,47 +76,6 @@ class Policy:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0{never}.")
         if self.rate_factor > 1:
             raise UserError(f"rate_factor is {self.rate_factor}; it must be at most 1.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """An exponentially weighted mean and variance of a logarithm.
-
-    Args:
-        mean: Of the logarithms so far.
-        variance: Of the same.
-        count: How many there were.
-    """
-
-    mean: float = 0.0
-    variance: float = 0.0
-    count: int = 0
-
-    def deviation(self, value: float) -> float:
-        """Return by how many standard deviations a positive value's logarithm lies above the mean.
-
-        Deviations are no smaller than `LEAST_SPREAD`: a loss that stands still has next to none.
-        """
-        return (math.log(value) - self.mean) / self.spread if value > 0 and math.isfinite(value) else 0.0
-
-    @property
-    def spread(self) -> float:
-        """The standard deviation, no smaller than `LEAST_SPREAD`."""
-        return max(math.sqrt(self.variance), LEAST_SPREAD)
-
-    def with_value(self, value: float, weight: float = 0.02) -> "Running":
-        """Take in a value; one that is not finite and positive is passed over, so that it cannot poison the rest.
-
-        Once there are a few, none counts for more than `MOST_MOVED` deviations, so that it does not hide what follows.
-        """
-        if not (value > 0 and math.isfinite(value)):
-            return self
-        share = max(weight, 1 / (self.count + 1))
-        moved = math.log(value) - self.mean
-        if self.count >= FEW:
-            moved = min(max(moved, -MOST_MOVED * self.spread), MOST_MOVED * self.spread)
-        mean = self.mean + share * moved
-        return Running(mean=mean, variance=(1 - share) * (self.variance + share * moved * moved), count=self.count + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +90,8 @@ class PolicyState:
         losses: Of their losses.
         outliers: Steps within the window that were outliers.
         outlier: The last step that was refused as an outlier; -1 if none was.
+        learned: How far the loss has fallen.
+        alarmed: The last step that was an outlier, or from which the run went back; -1 if there was none.
     """
 
     refusals: tuple[tuple[int, str], ...] = ()
@@ -128,6 +101,12 @@ class PolicyState:
     losses: Running = Running()
     outliers: tuple[int, ...] = ()
     outlier: int = -1
+    learned: Learned = Learned()
+    alarmed: int = -1
+
+    def after_return(self, step: int) -> "PolicyState":
+        """Return what is remembered when a run has gone back to where this was its memory; it is on probation."""
+        return PolicyState(norms=self.norms, losses=self.losses, learned=replace(self.learned, lost=0), alarmed=step)
 
 
 def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[PolicyState, Decision]:
@@ -147,26 +126,42 @@ def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[Polic
     signals = _signals(policy, state, seen)
     if len(signals) > 1:
         return _outlier(policy, state, seen, (_spike(signals), *odd))
+    if state.learned.lost >= policy.most_lost and on_probation(policy, state, seen.step):
+        return _given_up(seen, (_spike(_loss_back(state)), *odd))
     decision = _decision(Action.LOG if odd else Action.PROCEED, seen, odd)
-    return _happened(policy, state, seen), replace(decision, is_odd=True) if signals else decision
+    is_odd = bool(signals or (state.learned.lost and on_probation(policy, state, seen.step)))
+    return _happened(policy, state, seen), replace(decision, is_odd=True) if is_odd else decision
+
+
+def on_probation(policy: Policy, state: PolicyState, step: int) -> bool:
+    """Return whether an outlier or a return was not long ago."""
+    return state.alarmed >= 0 and step - state.alarmed <= policy.probation
 
 
 def _signals(policy: Policy, state: PolicyState, seen: Observation) -> tuple[str, ...]:
-    """Return which signals say that a step is out of all proportion, in words; none before the warm-up is over."""
-    if state.norms.count < policy.warm_up or not seen.gradients_finite:
+    """Return which signals say that a step is out of all proportion, in words; early on only gross ones."""
+    if state.norms.count < LEAST_USUAL or not seen.gradients_finite:
         return ()
     found = []
-    loss = seen.loss if seen.loss is not None and state.losses.count >= policy.warm_up else 0.0
+    for name, value, running in (("loss", seen.loss, state.losses), ("gradient norm", seen.gradient_norm, state.norms)):
+        most = policy.spike * (EARLY if running.count < policy.warm_up else 1)
+        if value is not None and running.count >= LEAST_USUAL and (above := running.deviation(value)) > most:
+            found.append(f"{name} {value:g} lies {above:.1f} standard deviations above what it was")
+    if state.norms.count < policy.warm_up:
+        return tuple(found)
     if seen.loss is not None and not math.isfinite(seen.loss) and seen.gradient_norm > 0:
         found.append(f"the loss is {seen.loss:g} though gradients are not zero")
-    for name, value, running in (("loss", loss, state.losses), ("gradient norm", seen.gradient_norm, state.norms)):
-        if (above := running.deviation(value)) > policy.spike:
-            found.append(f"{name} {value:g} lies {above:.1f} standard deviations above what it was")
     if seen.variance_jump > policy.variance_jump:
         found.append(f"a running variance grew {seen.variance_jump:.3g}-fold")
     if seen.update_ratio > policy.update_ratio:
         found.append(f"an update was {seen.update_ratio:.3g} times as large as its matrix")
     return tuple(found)
+
+
+def _loss_back(state: PolicyState) -> tuple[str, ...]:
+    return (
+        f"for {state.learned.lost} steps the loss has been back where the run began, after steps out of all proportion",
+    )
 
 
 def _refused_by_scaler(
@@ -213,12 +208,17 @@ def _outlier(
     """Refuse a single outlier, never two in a row: the steps that would be refused may be those that heal."""
     outliers = (*(step for step in state.outliers if step > seen.step - policy.window), seen.step)
     if len(outliers) >= policy.most_outliers:
-        action = Action.ROLL_BACK if seen.can_go_back else Action.LOWER_RATE
-        return PolicyState(), replace(_decision(action, seen, findings), lowers_rate=True)
-    state = replace(state, outliers=outliers)
+        return _given_up(seen, findings)
+    state = replace(state, outliers=outliers, alarmed=seen.step)
     if state.outlier >= max(seen.step - 1, 0):
         return _happened(policy, state, seen), _decision(Action.LOG, seen, findings)
     return replace(state, outlier=seen.step), _decision(Action.REFUSE, seen, findings)
+
+
+def _given_up(seen: Observation, findings: tuple[Finding, ...]) -> tuple[PolicyState, Decision]:
+    """Go back, with smaller learning rates, or go on with smaller ones where there is nothing to go back to."""
+    action = Action.ROLL_BACK if seen.can_go_back else Action.LOWER_RATE
+    return PolicyState(alarmed=seen.step), replace(_decision(action, seen, findings), lowers_rate=True)
 
 
 def _decision(action: Action, seen: Observation, findings: tuple[Finding, ...]) -> Decision:
@@ -255,6 +255,10 @@ def _happened(policy: Policy, state: PolicyState, seen: Observation) -> PolicySt
         losses=state.losses if seen.loss is None else state.losses.with_value(seen.loss),
         outliers=state.outliers,
         outlier=state.outlier,
+        learned=state.learned
+        if seen.loss is None
+        else state.learned.with_value(seen.loss, state.losses, policy.warm_up),
+        alarmed=state.alarmed,
     )
 
 

@@ -34,7 +34,7 @@ class Recovery:
         optimizers: The same.
         schedulers: The same.
         averages: The same.
-        scaler: The same.
+        others: What else goes back with them: anything with a state dict, or None.
         options: Of the guard.
         announce: Told every decision.
     """
@@ -45,7 +45,7 @@ class Recovery:
         optimizers: Sequence[Optimizer],
         schedulers: Sequence[Any],
         averages: Sequence[Any],
-        scaler: Any,
+        others: Sequence[Any],
         options: GuardOptions,
         announce: Announce,
     ) -> None:
@@ -63,8 +63,8 @@ class Recovery:
         self._checked = -LEAST_GAP
         self._snapshots: Snapshots | None = None
         if options.ring is not None and self._acts:
-            others = [each for each in (scaler, *schedulers, *averages) if each is not None]
-            self._keep(Snapshots(options.ring, models, optimizers, others))
+            kept = [each for each in (*others, *schedulers, *averages) if each is not None]
+            self._keep(Snapshots(options.ring, models, optimizers, kept))
 
     def _keep(self, snapshots: Snapshots) -> None:
         if snapshots.fits:
@@ -144,15 +144,20 @@ class Recovery:
         used = self._snapshots.go_back(step)
         lost = f"went back to step {back}: {step - back} steps are lost"
         if decision.lowers_rate or used > 1:
-            factor = self._options.policy.rate_factor**used
+            factor = self._options.policy.rate_factor ** (2**used - 1)  # a rate may be a hundred times too high
             lower(self._optimizers, self._schedulers, factor)
             lost += f"; learning rates are {factor:g} of what they were"
         logger.warning("%s", lost)
 
     def _stop(self, step: int, findings: Sequence[Finding]) -> None:
-        kept = "no snapshot is left to go back to" if self._snapshots else "no snapshots are kept (pass ring=Ring())"
         places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN]) or "what another rank found"
-        why = f"At step {step} {places} cannot be repaired, and {kept}. Go on from a healthy checkpoint."
+        back = self._snapshots.newest(step, again=True) if self._snapshots is not None else None
+        if self._snapshots is None or back is None:
+            left = "and no snapshots are kept (pass ring=Ring()). Go on from a healthy checkpoint."
+        else:
+            self._snapshots.go_back(step, again=True)
+            left = f"and going back did not help. The run was left as it was at step {back}, when it was healthy."
+        why = f"At step {step} {places} cannot be repaired, {left}"
         self._announce(Decision(action=Action.STOP, step=step, findings=tuple(findings), explanation=why))
 
     def lower_rates(self) -> None:

@@ -117,27 +117,36 @@ class Snapshots:
             )
         )
 
-    def newest(self, step: int) -> int | None:
-        """Return the step of the newest snapshot that is old enough; None if there is none that may be used again."""
-        snapshot = self._usable(step)
+    def newest(self, step: int, *, again: bool = False) -> int | None:
+        """Return the step of the newest snapshot that is old enough; None if there is none that may be used again.
+
+        Args:
+            step: How many steps have come to their end.
+            again: Take also one that was used as often as it may be.
+        """
+        snapshot = self._usable(step, again=again)
         return None if snapshot is None else snapshot.step
 
-    def _usable(self, step: int) -> _Snapshot | None:
+    def _usable(self, step: int, *, again: bool) -> _Snapshot | None:
         old_enough = [each for each in self._kept if each.step <= step - self._ring.lag]
-        return next((each for each in reversed(old_enough) if each.used < self._ring.retries), None)
+        return next((each for each in reversed(old_enough) if again or each.used < self._ring.retries), None)
 
     def forget(self) -> None:
         """Drop all snapshots: the run goes on from another state."""
         self._kept.clear()
 
     @torch.no_grad()
-    def go_back(self, step: int) -> int:
+    def go_back(self, step: int, *, again: bool = False) -> int:
         """Put the run back to the newest snapshot that is old enough; those that are newer are dropped.
+
+        Args:
+            step: How many steps have come to their end.
+            again: As for `newest`.
 
         Returns:
             How often the run went back to this one, now included.
         """
-        snapshot = self._usable(step)
+        snapshot = self._usable(step, again=again)
         assert snapshot is not None, "there is a snapshot only if `newest` says so"
         snapshot.used += 1
         while self._kept[-1] is not snapshot:  # what is newer may hold what went wrong

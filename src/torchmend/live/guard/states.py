@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torchmend.live.guard.policy import PolicyState, Running
+from torchmend.live.guard.policy import PolicyState
+from torchmend.live.guard.running import Learned, Running
 
 
 def restored_policy_state(state: Mapping[str, Any]) -> PolicyState:
@@ -16,4 +17,29 @@ def restored_policy_state(state: Mapping[str, Any]) -> PolicyState:
         outlier=int(state["outlier"]),
         outliers=tuple(map(int, state.get("outliers", ()))),
         in_a_row=int(state.get("in_a_row", 0)),
+        learned=Learned(**state.get("learned", {})),
+        alarmed=int(state.get("alarmed", -1)),
     )
+
+
+class Memory:
+    """What the policy remembers of each optimizer; goes into snapshots with the weights, and comes back with them.
+
+    Args:
+        count: How many optimizers there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.states = [PolicyState() for _ in range(count)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states, which never change themselves."""
+        return {"states": tuple(self.states)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from other states."""
+        self.states = list(state["states"])
+
+    def put_on_probation(self, step: int) -> None:
+        """Drop what was counted against steps that are undone; watch the loss for a while."""
+        self.states = [each.after_return(step) for each in self.states]
