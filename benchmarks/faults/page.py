@@ -1,0 +1,232 @@
+"""The figures as a page: results and cases -> Markdown, pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.faults.case import Case, Kind
+from benchmarks.faults.grid import Cell, Grid
+from benchmarks.faults.protections import Nothing, Torchmend
+
+REPORT = re.compile(r"(?:([\w.-]+/[\w.-]+)|(?<!\w))#(\d+)")
+"""`owner/repository#number`, or `#number` of the repository named before."""
+
+OURS, BARE = Torchmend.name, Nothing.name
+
+
+def page(results: Mapping[str, Any], cases: Sequence[Case], protections: Sequence[type[Nothing]]) -> str:
+    """Return the whole page.
+
+    Args:
+        results: As `run.py` writes them.
+        cases: All cases, in the order of the rows.
+        protections: All protections, in the order of the columns.
+
+    Raises:
+        ValueError: Results are not of these cases and protections.
+    """
+    grid = Grid.of(results, cases, [each.name for each in protections])
+    seeds = len(results["seeds"])
+    return f"""# What becomes of real faults
+
+    python -m benchmarks.faults.run --jobs {results["jobs"]}
+
+{len(cases)} failures that users reported, rebuilt small, each beside a clean twin, with {_count(seeds, "seed")}. \
+{results["machine"]}, CPU, one thread a run; {results["minutes"]:g} minutes in all. How a case is made: [CASES.md](CASES.md).
+
+![Each case under each protection](matrix.png)
+
+## In short
+
+{_summary(grid)}
+
+- **Aim met**: with every seed, all state is finite at the end and the metric is within 5 % of the clean run's (of a runaway
+  fault 25 %); for silent and structural faults also when the right cause was told; for benign ones when, besides, nothing was
+  done that needs no doing.
+- **Right action**: with every seed, what was done is what the class of the fault asks for (of a silent or structural fault, with its
+  cause).
+- **False alarms**: interventions in the {len(cases) * seeds} clean runs that the loop's own GradScaler would not have made.
+- **Equal twins**: cases whose clean run ends the same to the last bit, with every seed.
+- **Cost**: the time of the clean run with the protection, divided by that without; the median over all. A run takes \
+{_run_seconds(results):.1f} s here, in steps of a millisecond or so of tiny nets, so that this is nearly all overhead of Python: it says how the
+  protections compare, not what they cost in a real training. That is measured in [../guard](../guard/README.md).
+
+The protections:
+
+{_abouts(protections)}
+
+## Aims met by class
+
+{_by_class(grid)}
+
+## Case by case
+
+A cell says: seeds with the aim met of all; the final metric relative to the clean run's, median over seeds (and the worst, where it
+differs); what was done because of the fault; how many steps after its onset the first was said or done.
+
+{_table_of_cases(grid)}
+
+## What torchmend loses
+
+{_losses(grid)}
+
+## The cases
+
+{_descriptions(grid)}
+"""
+
+
+def _summary(grid: Grid) -> str:
+    header = ["protection", "aim met, cases", "right action, cases", "false alarms", "equal twins, cases", "cost"]
+    rows = []
+    for name in grid.protections:
+        cells = grid.column(name)
+        ratios = [score.seconds / score.plain_seconds for cell in cells for score in cell.scores]
+        rows.append(
+            [
+                name,
+                f"{sum(each.always_met for each in cells)} of {len(cells)}",
+                f"{sum(each.always_right for each in cells)}",
+                f"{sum(each.false_alarms for each in cells)}",
+                f"{sum(each.twins_equal for each in cells)}",
+                f"{median(ratios):.2f}",
+            ]
+        )
+    return _table(header, rows)
+
+
+def _run_seconds(results: Mapping[str, Any]) -> float:
+    return median(each["plain_seconds"] for each in results["scores"])
+
+
+def _abouts(protections: Sequence[type[Nothing]]) -> str:
+    return "\n".join(f"- **{each.name}**: {each.about}." for each in protections)
+
+
+def _by_class(grid: Grid) -> str:
+    rows = []
+    for kind in Kind:
+        cases = [each for each in grid.cases if each.kind is kind]
+        if cases:
+            met = (sum(each.always_met for each in grid.column(name, cases)) for name in grid.protections)
+            rows.append([kind, str(len(cases)), *map(str, met)])
+    return _table(["class", "cases", *grid.protections], rows)
+
+
+def _table_of_cases(grid: Grid) -> str:
+    rows = [
+        [
+            f"[{case.name}](#{case.name})",
+            case.kind,
+            case.what.split(". ")[0].rstrip("."),
+            linked(case.reported),
+            *(_cell(grid.cells[case.name, name]) for name in grid.protections),
+        ]
+        for case in grid.cases
+    ]
+    return _table(["case", "class", "what happens", "reported", *grid.protections], rows)
+
+
+def _cell(cell: Cell) -> str:
+    met = f"{cell.met} of {cell.seeds}"
+    alarms = _count(cell.false_alarms, "false alarm")
+    parts = [
+        f"**{met}**" if cell.always_met else met,
+        _metric(cell) + ("" if cell.finite else ", not finite"),
+        ", ".join(cell.acts) or "nothing",
+        _latency(cell),
+        f"{alarms} on the twin" if cell.false_alarms else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _metric(cell: Cell) -> str:
+    middle, worst = f"{cell.relative:.2f}", f"{cell.worst:.2f}"
+    return middle if middle == worst else f"{middle} ({worst})"
+
+
+def _latency(cell: Cell) -> str:
+    if not cell.latencies:
+        return ""
+    first, last = cell.latencies[0], cell.latencies[-1]
+    return f"{first:+d}" if first == last else f"{first:+d} to {last:+d}"
+
+
+def _losses(grid: Grid) -> str:
+    lost = [each for each in grid.cases if not grid.cells[each.name, OURS].always_met]
+    disturbed = [each for each in grid.cases if not grid.cells[each.name, OURS].twins_equal]
+    text = f"{_count(len(lost), 'case')} of {len(grid.cases)}, with at least one seed."
+    parts = [text, *(_loss(grid, case) for case in lost)]
+    if disturbed:
+        names = ", ".join(f"[{each.name}](#{each.name})" for each in disturbed)
+        parts.append(f"Clean runs that torchmend does not leave as they are, to the last bit: {names}.")
+    return "\n\n".join(parts)
+
+
+def _loss(grid: Grid, case: Case) -> str:
+    scores = grid.cells[case.name, OURS].scores
+    bare = grid.cells[case.name, BARE].scores
+    rows = [
+        [
+            str(ours.seed),
+            f"{ours.clean:.3f}",
+            f"{alone.metric:.3f}",
+            f"{ours.metric:.3f}",
+            "yes" if ours.met else "no",
+            ", ".join(ours.acts) or "nothing",
+        ]
+        for ours, alone in zip(scores, bare, strict=True)
+    ]
+    better = [name for name in grid.protections if grid.cells[case.name, name].met > sum(each.met for each in scores)]
+    parts = [
+        f"### Lost: {case.name}",
+        case.loses_because or "Why is not known yet.",
+        _table(["seed", "clean", "without protection", OURS, "aim met", "what torchmend did"], rows),
+        f"Met with more seeds by: {', '.join(better)}." if better else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _descriptions(grid: Grid) -> str:
+    return "\n\n".join(_description(case, grid.cells[case.name, OURS]) for case in grid.cases)
+
+
+def _description(case: Case, ours: Cell) -> str:
+    asked = " or ".join(sorted(case.required)) or "nothing but a log or a warning"
+    causes = f", with a cause that holds {' or '.join(f'`{each}`' for each in case.causes)}" if case.causes else ""
+    said = next((each.cause for each in ours.scores if each.cause), "")
+    parts = [
+        f"### {case.name}",
+        case.what,
+        f"- Class: {case.kind}. From step {case.onset} on. Reported in {linked(case.reported)}.\n"
+        f"- Asked for: {asked}{causes}.\n"
+        f"- What torchmend says first: {_quoted(said) if said else 'nothing'}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _quoted(words: str) -> str:
+    """Return words as code, which Markdown leaves as they are."""
+    return f"`{' '.join(words.split()).replace('`', chr(39))}`"
+
+
+def linked(reported: str) -> str:
+    """Make links to GitHub of `owner/repository#number` and of the `#number` after it; leave all else."""
+    repository = ""
+
+    def link(found: re.Match[str]) -> str:
+        nonlocal repository
+        repository = found[1] or repository
+        return f"[{found[0]}](https://github.com/{repository}/issues/{found[2]})" if repository else found[0]
+
+    return REPORT.sub(link, reported)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in cells)} |" for cells in lines)
