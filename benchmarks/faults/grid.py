@@ -36,6 +36,11 @@ class Cell:
         return self.met == self.seeds
 
     @property
+    def always_recovered(self) -> bool:
+        """Whether state and metric were as good as the clean run's with every seed."""
+        return all(each.recovered for each in self.scores)
+
+    @property
     def always_right(self) -> bool:
         """Whether what was done was of the class asked for with every seed."""
         return all(each.right for each in self.scores)

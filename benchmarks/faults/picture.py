@@ -1,6 +1,7 @@
 """The figures as a picture: a row a case, a column a protection."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -19,11 +20,35 @@ COLOURS = "cividis"
 ROW = 0.2
 """Inches."""
 
-MARKS = {
-    "met": {"marker": "o", "markersize": 7, "color": "white", "markeredgecolor": "black"},
-    "partly": {"marker": "o", "markersize": 7, "color": "none", "markeredgecolor": "white"},
-    "alarm": {"marker": "X", "markersize": 8, "color": "#d55e00", "markeredgecolor": "white"},
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A sign in a cell, and what it says."""
+
+    text: str
+    shape: str
+    size: float
+    fill: str
+    edge: str
+
+    def line(self, x: float, y: float) -> Line2D:
+        """Return the sign at a place."""
+        return Line2D(
+            [x],
+            [y],
+            linestyle="none",
+            marker=self.shape,
+            markersize=self.size,
+            markerfacecolor=self.fill,
+            markeredgecolor=self.edge,
+            label=self.text,
+        )
+
+
+RECOVERED = Mark(text="aim met by recovery", shape="o", size=7, fill="white", edge="black")
+TOLD = Mark(text="aim met by telling the cause", shape="D", size=6, fill="white", edge="black")
+PARTLY = Mark(text="aim met with some seeds", shape="o", size=5, fill="#8c8c8c", edge="white")
+ALARM = Mark(text="interferes with the clean twin", shape="X", size=8, fill="#d55e00", edge="white")
 
 
 def draw(grid: Grid, path: Path) -> None:
@@ -59,29 +84,22 @@ def _draw_cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
     share = min(max(cell.relative, 0.0), 1.0) if math.isfinite(cell.relative) else 0.0
     axes.add_patch(Rectangle((column + 0.02, row + 0.06), 0.96, 0.88, facecolor=_colours().to_rgba(share), linewidth=0))
     if cell.met:
-        axes.plot(column + 0.5, row + 0.5, **MARKS["met" if cell.always_met else "partly"])
+        axes.add_line(_aim(cell).line(column + 0.5, row + 0.5))
     if cell.false_alarms:
-        axes.plot(column + 0.85, row + 0.5, **MARKS["alarm"])
+        axes.add_line(ALARM.line(column + 0.85, row + 0.5))
+
+
+def _aim(cell: Cell) -> Mark:
+    if not cell.always_met:
+        return PARTLY
+    return RECOVERED if cell.always_recovered else TOLD
 
 
 def _explain(figure: Figure, axes: Axes) -> None:
     bar = figure.colorbar(_colours(), ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01)
     bar.set_label("final metric relative to the clean run's, median over seeds", fontsize=9)
-    texts = {
-        "met": "aim met, every seed",
-        "partly": "aim met, some seeds",
-        "alarm": "interferes with the clean twin",
-    }
-    handles = [Line2D([], [], linestyle="none", label=texts[name], **mark) for name, mark in MARKS.items()]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        fontsize=9,
-        frameon=True,
-        facecolor="#8a8678",
-        labelcolor="black",
-    )
+    signs = [mark.line(0, 0) for mark in (RECOVERED, TOLD, PARTLY, ALARM)]
+    figure.legend(handles=signs, loc="outside lower center", ncols=len(signs), fontsize=8, frameon=False)
 
 
 def _colours() -> ScalarMappable:
