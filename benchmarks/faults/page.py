@@ -186,7 +186,7 @@ def _loss(grid: Grid, case: Case) -> str:
     better = [name for name in grid.protections if grid.cells[case.name, name].met > sum(each.met for each in scores)]
     parts = [
         f"### Lost: {case.name}",
-        case.loses_because or "Why is not known yet.",
+        case.loses_because or "The case does not say why.",
         _table(["seed", "clean", "without protection", OURS, "aim met", "what torchmend did"], rows),
         f"Met with more seeds by: {', '.join(better)}." if better else "",
     ]

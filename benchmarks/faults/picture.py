@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -82,7 +83,7 @@ def draw(grid: Grid, path: Path) -> None:
 
 def _draw_cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
     share = min(max(cell.relative, 0.0), 1.0) if math.isfinite(cell.relative) else 0.0
-    axes.add_patch(Rectangle((column + 0.02, row + 0.06), 0.96, 0.88, facecolor=_colours().to_rgba(share), linewidth=0))
+    axes.add_patch(Rectangle((column + 0.02, row + 0.06), 0.96, 0.88, facecolor=colormaps[COLOURS](share), linewidth=0))
     if cell.met:
         axes.add_line(_aim(cell).line(column + 0.5, row + 0.5))
     if cell.false_alarms:
@@ -96,11 +97,9 @@ def _aim(cell: Cell) -> Mark:
 
 
 def _explain(figure: Figure, axes: Axes) -> None:
-    bar = figure.colorbar(_colours(), ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01
+    )
     bar.set_label("final metric relative to the clean run's, median over seeds", fontsize=9)
     signs = [mark.line(0, 0) for mark in (RECOVERED, TOLD, PARTLY, ALARM)]
     figure.legend(handles=signs, loc="outside lower center", ncols=len(signs), fontsize=8, frameon=False)
-
-
-def _colours() -> ScalarMappable:
-    return ScalarMappable(Normalize(0, 1), COLOURS)

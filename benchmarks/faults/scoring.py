@@ -47,7 +47,7 @@ class Score:
     metric: float
     finite: bool
     latency: int | None
-    acts: tuple[str, ...]
+    acts: tuple[Act, ...]
     cause: str
     found_cause: bool
     recovered: bool
