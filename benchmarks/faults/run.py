@@ -68,20 +68,15 @@ def told(score: Score) -> str:
     )
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; exit with a message on what does not fit."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cases", nargs="+", choices=[each.name for each in CASES], metavar="NAME")
-    parser.add_argument("--protections", nargs="+", choices=[each.name for each in PROTECTIONS], metavar="NAME")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--page", action="store_true", help="only make page and picture again from results.json")
-    given = parser.parse_args(arguments)
-    if given.jobs < 1:
-        parser.error(f"argument --jobs: expected at least 1, got {given.jobs}")
-    if given.page and (given.cases or given.protections):
-        parser.error("argument --page: the page is of all cases and protections; leave out --cases and --protections")
-    return given
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--cases", nargs="+", choices=[each.name for each in CASES], metavar="NAME")
+    made.add_argument("--protections", nargs="+", choices=[each.name for each in PROTECTIONS], metavar="NAME")
+    made.add_argument("--jobs", type=int, default=2)
+    made.add_argument("--page", action="store_true", help="only make page and picture again, from results.json")
+    return made
 
 
 def write_page(folder: Path) -> None:
@@ -98,10 +93,25 @@ def write_page(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = parsed(arguments)
-    if given.page:
-        write_page(HERE)
-        return
+    reader = parser()
+    given = reader.parse_args(arguments)
+    if given.jobs < 1:
+        reader.error(f"argument --jobs: expected at least 1, got {given.jobs}")
+    if not given.page:
+        measure(given)
+    elif given.cases or given.protections:
+        reader.error("argument --page: the page is of everything: leave out --cases and --protections")
+    else:
+        try:
+            write_page(HERE)
+        except FileNotFoundError as error:
+            reader.error(f"argument --page: {error.filename} is not there: run the bench first, without --page")
+        except ValueError as error:
+            reader.error(f"argument --page: {error}")
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Run what was asked for and print its scores; write results, page and picture if it was everything."""
     names = tuple(given.protections or [each.name for each in PROTECTIONS])
     jobs = [(case, seed, names) for case in given.cases or [each.name for each in CASES] for seed in given.seeds]
     began = time.perf_counter()
