@@ -45,7 +45,7 @@ def test_a_cause_holds_origin_codes_details_and_explanation():
         action=Action.STOP,
         step=0,
         origin="a.weight",
-        findings=(finding(WARNING, scalar=Scalar(("head", "weight"), 1.0), detail="norm nan"),),
+        findings=(finding(WARNING, scalar=Scalar(path=("head", "weight"), value=1.0), detail="norm nan"),),
         explanation="Lower the rate",
     )
     assert cause_of(told).split("; ") == ["a.weight", "TM601 head.weight norm nan", "Lower the rate"]
