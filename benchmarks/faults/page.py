@@ -19,7 +19,7 @@ MEANING = f"""\
 - **Aim met**: with every seed, all state is finite at the end and the metric is at least {100 * RECOVERED:.0f} % of the
   clean run's ({100 * RUNAWAY_RECOVERED:.0f} % after a runaway fault). It is also met by telling the right cause of a
   silent or structural fault; that of a benign one only if nothing was done that the case does not allow.
-- **Recovered**: the same, and not by telling alone.
+- **Recovered**: state and metric are so, whatever was done or told.
 - **Right action**: with every seed, what was done is what the class of the fault asks for; of a silent or structural
   fault with its cause.
 - **False alarms**: interventions in clean runs that the loop's own GradScaler would not have made, over all seeds.
@@ -122,7 +122,7 @@ def _by_class(grid: Grid) -> str:
 def _table_of_cases(grid: Grid) -> str:
     rows = [
         [
-            f"[{case.name}](#{case.name})",
+            _anchor(case),
             case.kind,
             case.what.split(". ")[0].rstrip("."),
             case.reported,
@@ -160,13 +160,43 @@ def _latency(cell: Cell) -> str:
 
 def _losses(grid: Grid) -> str:
     lost = [each for each in grid.cases if not grid.cells[each.name, OURS].always_met]
+    kept = [each for each in grid.cases if each not in lost]
     disturbed = [each for each in grid.cases if not grid.cells[each.name, OURS].twins_equal]
-    text = f"{_count(len(lost), 'case')} of {len(grid.cases)}, with at least one seed."
-    parts = [text, *(_loss(grid, case) for case in lost)]
-    if disturbed:
-        names = ", ".join(f"[{each.name}](#{each.name})" for each in disturbed)
-        parts.append(f"Clean runs that torchmend does not leave as they are, to the last bit: {names}.")
-    return "\n\n".join(parts)
+    parts = [
+        f"{_count(len(lost), 'case')} of {len(grid.cases)}, with at least one seed.",
+        _listed(
+            "Met by telling the cause, while the run ends better with another protection",
+            [_anchor(each) + _outdone(grid, each) for each in kept if _outdone(grid, each)],
+        ),
+        _listed(
+            "Clean runs that torchmend does not leave as they are, to the last bit",
+            [_anchor(each) for each in disturbed],
+        ),
+        _listed(
+            "Known to be lost at times, and met with every seed here",
+            [f"{_anchor(each)}. {each.loses_because}" for each in kept if each.loses_because],
+        ),
+        *(_loss(grid, each) for each in lost),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _outdone(grid: Grid, case: Case) -> str:
+    """Say who ends better, by what counts as harm, where torchmend only told the cause; empty if nobody does."""
+    ours = grid.cells[case.name, OURS]
+    best = max(grid.protections, key=lambda name: grid.cells[case.name, name].relative)
+    metric = grid.cells[case.name, best].relative
+    if ours.always_recovered or metric - ours.relative <= 1 - RECOVERED:
+        return ""
+    return f": {metric:.2f} of the clean metric with {best}, {ours.relative:.2f} with {OURS}"
+
+
+def _listed(title: str, entries: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", "", *(f"- {each}" for each in entries)]) if entries else ""
+
+
+def _anchor(case: Case) -> str:
+    return f"[{case.name}](#{case.name})"
 
 
 def _loss(grid: Grid, case: Case) -> str:

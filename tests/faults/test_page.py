@@ -94,7 +94,23 @@ def test_who_does_better_is_named():
 
 def test_a_clean_run_that_is_touched_is_named_among_what_is_lost():
     text = written([score(twin_equal=False)])
-    assert "does not leave as they are, to the last bit: [overflow](#overflow)." in text
+    assert "does not leave as they are, to the last bit:\n\n- [overflow](#overflow)\n" in text
+
+
+def test_a_better_end_with_another_protection_is_told_where_the_aim_was_met_by_telling():
+    text = written([score(recovered=False, metric=0.09)], bare=[score(protection="none", met=False, metric=0.45)])
+    assert "- [overflow](#overflow): 0.50 of the clean metric with none, 0.10 with torchmend\n" in text
+
+
+@pytest.mark.parametrize("ours", [{"metric": 0.88}, {"recovered": False, "metric": 0.87}], ids=["recovered", "near"])
+def test_a_case_that_is_recovered_or_nearly_is_not_called_outdone(ours):
+    text = written([score(**ours)], bare=[score(protection="none")])
+    assert "ends better" not in text
+
+
+def test_a_loss_that_did_not_come_about_is_named():
+    text = written([score()], about=case(loses_because="Nobody looks."))
+    assert "met with every seed here:\n\n- [overflow](#overflow). Nobody looks.\n" in text
 
 
 def test_a_case_is_described_with_what_it_asks_for_and_what_was_said():
