@@ -1,5 +1,6 @@
 """The scores of one full run by case and protection; what the page and the picture are both made from."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -46,14 +47,19 @@ class Cell:
         return all(each.right for each in self.scores)
 
     @property
+    def shares(self) -> list[float]:
+        """The final metric relative to the clean run's, one a seed; 0 where it is not finite."""
+        return [each.relative if math.isfinite(each.relative) else 0.0 for each in self.scores]
+
+    @property
     def relative(self) -> float:
-        """The median over seeds of the final metric relative to the clean run's."""
-        return median(each.relative for each in self.scores)
+        """The median of `shares`."""
+        return median(self.shares)
 
     @property
     def worst(self) -> float:
-        """The lowest of the same."""
-        return min(each.relative for each in self.scores)
+        """The lowest of `shares`."""
+        return min(self.shares)
 
     @property
     def finite(self) -> bool:

@@ -1,6 +1,5 @@
 """The figures as a picture: a row a case, a column a protection."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +81,9 @@ def draw(grid: Grid, path: Path) -> None:
 
 
 def _draw_cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
-    share = min(max(cell.relative, 0.0), 1.0) if math.isfinite(cell.relative) else 0.0
-    axes.add_patch(Rectangle((column + 0.02, row + 0.06), 0.96, 0.88, facecolor=colormaps[COLOURS](share), linewidth=0))
+    share = min(max(cell.relative, 0.0), 1.0)
+    colour = colormaps[COLOURS](share)
+    axes.add_patch(Rectangle((column + 0.02, row + 0.06), 0.96, 0.88, facecolor=colour, linewidth=0))
     if cell.met:
         axes.add_line(_aim(cell).line(column + 0.5, row + 0.5))
     if cell.false_alarms:

@@ -54,6 +54,7 @@ def test_a_class_counts_its_cases_alone():
     [
         ([score()], "**1 of 1**; 1.00; undo; +0"),
         ([lost()], "0 of 1; 0.10; nothing"),
+        ([lost(metric=float("nan")), lost(seed=1, metric=0.9)], "0 of 2; 0.50 (0.00); nothing"),
         ([lost(finite=False)], "0 of 1; 0.10, not finite; nothing"),
         ([score(latency=-1, false_alarms=1)], "**1 of 1**; 1.00; undo; -1; 1 false alarm on the twin"),
         (
