@@ -1,8 +1,10 @@
 """What becomes of real faults, without a guard and with each: writes `results.json`, `README.md` and `matrix.png`.
 
     python -m benchmarks.faults.run [--seeds 0 1 2] [--cases NAME ...] [--protections NAME ...] [--jobs 2]
+    python -m benchmarks.faults.run --page
 
-With `--cases` or `--protections` scores are printed, and nothing is written.
+With `--cases` or `--protections` scores are printed, and nothing is written. With `--page` nothing is run, and page and
+picture are made again from `results.json`.
 """
 
 import argparse
@@ -19,6 +21,9 @@ from typing import Any
 import torch
 
 from benchmarks.faults.cases import CASES
+from benchmarks.faults.grid import Grid
+from benchmarks.faults.page import page
+from benchmarks.faults.picture import draw
 from benchmarks.faults.protections import PROTECTIONS
 from benchmarks.faults.scoring import Score, play
 
@@ -63,13 +68,50 @@ def told(score: Score) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cases", nargs="+", choices=[each.name for each in CASES], metavar="NAME")
-    parser.add_argument("--protections", nargs="+", choices=[each.name for each in PROTECTIONS], metavar="NAME")
-    parser.add_argument("--jobs", type=int, default=2)
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--cases", nargs="+", choices=[each.name for each in CASES], metavar="NAME")
+    made.add_argument("--protections", nargs="+", choices=[each.name for each in PROTECTIONS], metavar="NAME")
+    made.add_argument("--jobs", type=int, default=2)
+    made.add_argument("--page", action="store_true", help="only make page and picture again, from results.json")
+    return made
+
+
+def write_page(folder: Path) -> None:
+    """Write `README.md` and `matrix.png` beside the `results.json` of a folder.
+
+    Raises:
+        FileNotFoundError: There is no `results.json`.
+        ValueError: It is not of the cases and protections that are there now.
+    """
+    results = json.loads((folder / "results.json").read_text())
+    text = page(results, CASES, PROTECTIONS)
+    draw(Grid.of(results, CASES, [each.name for each in PROTECTIONS]), folder / "matrix.png")
+    (folder / "README.md").write_text(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    reader = parser()
+    given = reader.parse_args(arguments)
+    if given.jobs < 1:
+        reader.error(f"argument --jobs: expected at least 1, got {given.jobs}")
+    if not given.page:
+        measure(given)
+    elif given.cases or given.protections:
+        reader.error("argument --page: the page is of everything: leave out --cases and --protections")
+    else:
+        try:
+            write_page(HERE)
+        except FileNotFoundError as error:
+            reader.error(f"argument --page: {error.filename} is not there: run the bench first, without --page")
+        except ValueError as error:
+            reader.error(f"argument --page: {error}")
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Run what was asked for and print its scores; write results, page and picture if it was everything."""
     names = tuple(given.protections or [each.name for each in PROTECTIONS])
     jobs = [(case, seed, names) for case in given.cases or [each.name for each in CASES] for seed in given.seeds]
     began = time.perf_counter()
@@ -88,6 +130,7 @@ def main() -> None:
         "scores": [score.as_json() for score in scores],
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_page(HERE)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Outcomes -> scores: pure, but for `play`, which runs a case."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -47,7 +47,7 @@ class Score:
     metric: float
     finite: bool
     latency: int | None
-    acts: tuple[str, ...]
+    acts: tuple[Act, ...]
     cause: str
     found_cause: bool
     recovered: bool
@@ -67,6 +67,11 @@ class Score:
     def as_json(self) -> dict[str, Any]:
         """Return the fields, figures rounded."""
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the score that `as_json` gave these fields of."""
+        return cls(**{**fields, "acts": tuple(Act(each) for each in fields["acts"])})
 
 
 def play(case: Case, seed: int, protections: Collection[type[Nothing]]) -> list[Score]:
