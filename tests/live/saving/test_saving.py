@@ -223,6 +223,21 @@ def test_a_metric_that_is_not_finite_never_wins_and_never_stays(tmp_path, mode, 
     assert metrics_kept(tmp_path, [odd, 5.0, odd], mode) == 5
 
 
+@pytest.mark.parametrize("odd", [NAN, INF, -INF])
+def test_a_metric_that_never_wins_is_told_once_for_each_name(tmp_path, odd, caplog):
+    for name in ("last.pt", "last.pt", "other.pt"):
+        torchmend.save(healthy(), tmp_path / name, metric=odd)
+    assert [(each.name, each.levelname) for each in caplog.records] == [("torchmend.saving", "WARNING")] * 2
+    first, second = (each.message for each in caplog.records)
+    assert f"The metric of {tmp_path / 'last.pt'} is {odd}, which never wins" in first
+    assert "not as other_best.pt" in second
+
+
+def test_of_a_corrupted_state_the_metric_is_not_told_too(tmp_path, caplog):
+    torchmend.save(corrupted(), tmp_path / "last.pt", metric=NAN)
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+
+
 def test_a_corrupted_state_is_never_the_best(tmp_path):
     torchmend.save(healthy(5), tmp_path / "last.pt", metric=5.0)
     assert torchmend.save(corrupted(), tmp_path / "last.pt", metric=99.0).best is None
