@@ -42,6 +42,25 @@ with_a_bad_one = [*as_list[:4], (torch.full((8, 3, 8, 8), float("inf")), None)]
 def nothing():
     return 3
 
+def fails():
+    raise RuntimeError("no accelerator here")
+
+def leaves():
+    raise SystemExit(0)
+
+def needs_more(width):
+    return make()
+
+def of_one_channel():
+    return [torch.zeros(8, 1, 8, 8)] * 4
+
+def without_their_file():
+    yield as_list[0]
+    raise FileNotFoundError("data/image_1.png")
+
+def no_metric(model):
+    raise KeyError("labels")
+
 def evaluate(model):
     return model(as_list[0][0]).square().mean()
 """
@@ -200,6 +219,17 @@ def test_a_file_in_half_precision_is_patched_in_its_own_type(folder):
         ({"model": "users_own:nothing"}, "--model gives a int. It has to give a torch.nn.Module"),
         ({"model": "users_own:small"}, "4 keys are missing: stem.weight, stem.bias, other.weight, other.bias"),
         ({"model": "users_own:narrow"}, "size mismatch for head.weight"),
+        ({"model": "users_own.py:make"}, "Give module and name, such as mypackage.models:make_model, not the path"),
+        ({"model": "./users_own:make"}, "Give module and name, such as mypackage.models:make_model, not the path"),
+        (
+            {"model": "users_own:fails"},
+            "users_own:fails: calling it without arguments failed with RuntimeError: no acc",
+        ),
+        ({"model": "users_own:leaves"}, "users_own:leaves: calling it without arguments failed with SystemExit: 0"),
+        ({"model": "users_own:needs_more"}, "missing 1 required positional argument: 'width'. The traceback above"),
+        ({"data": "users_own:fails"}, "--data users_own:fails: calling it without arguments failed with RuntimeError"),
+        ({"data": "users_own:of_one_channel"}, "Running the model failed with RuntimeError: Given groups=1"),
+        ({"data": "users_own:without_their_file"}, "Running the model failed with FileNotFoundError: data/image_1.png"),
     ],
     ids=lambda each: "-".join(each.values()) if isinstance(each, dict) else "",
 )
@@ -208,6 +238,32 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(folder, arguments, mes
     assert outcome.rc == 2
     assert message in outcome.stderr
     assert names(folder) == ["damaged.pth"]
+
+
+def test_a_metric_that_fails_is_told(folder):
+    outcome = run("damaged.pth", "--evaluate", "users_own:no_metric")
+    assert outcome.rc == 2
+    assert "in no_metric" in outcome.stderr
+    assert "Running the model failed with KeyError: 'labels'" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("def make(:\n", "SyntaxError"), ("raise OSError('no disk')\n", "OSError: no disk")]
+)
+def test_a_module_that_fails_when_it_is_imported_is_told(folder, text, error):
+    (folder / "users_own.py").write_text(text)
+    outcome = run("damaged.pth")
+    assert outcome.rc == 2
+    assert f"--model users_own:make: importing users_own failed with {error}" in outcome.stderr
+
+
+def test_statistics_of_another_model_in_the_file_are_told_as_such(folder):
+    good, bad = checkpoints.training_checkpoint(), checkpoints.load(folder / "damaged.pth")
+    good["ema"] = bad["model_state_dict"]
+    checkpoints.save(good, folder / "ema.pth")
+    outcome = run("ema.pth", "--layers", "all")
+    assert outcome.rc == 1
+    assert f"{VAR}: it is not in the model that was run; `torchmend fix` is for the others" in outcome.stdout
 
 
 def test_a_module_that_cannot_import_another_is_not_called_missing(folder):

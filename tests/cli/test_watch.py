@@ -43,6 +43,14 @@ def test_looking_once_exits_2_if_a_file_cannot_be_read(run):
     assert torchmend("watch", run, "--once").rc == 2
 
 
+def test_looking_once_exits_1_if_what_is_healthy_cannot_be_kept(run):
+    (run / "iter_2000.pth").unlink()
+    (run / ".torchmend").write_text("in the way")
+    outcome = torchmend("watch", run, "--once")
+    assert outcome.rc == 1
+    assert f"{run / 'iter_1000.pth'} could not be kept or moved" in outcome.stderr
+
+
 def test_json_gives_an_object_a_line(run):
     outcome = torchmend("watch", run, "--once", "--format", "json", "--quarantine")
     damaged, healthy = map(json.loads, outcome.stdout.splitlines())

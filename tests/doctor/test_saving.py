@@ -92,6 +92,17 @@ def test_an_error_in_the_block_saves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrong", [{"keep": 2.5}, {"step": "12"}, {"metric": "good"}])
+def test_an_argument_that_makes_no_sense_is_told_before_the_block(tmp_path, wrong):
+    entered = []
+    with (
+        pytest.raises(torchmend.UserError, match=f"{next(iter(wrong))} is"),
+        torchmend.saving(tmp_path / "model.pt", **wrong),
+    ):
+        entered.append(wrong)
+    assert not entered
+
+
 def test_a_block_that_writes_nothing_is_told(tmp_path):
     with (
         pytest.raises(torchmend.UserError, match=r"Nothing was written to .*draft\.path"),

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -10,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from torchmend.cli.common import Exit, painter, progress_bar, say
+from torchmend.cli.common import Exit, complain, painter, progress_bar, say
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.fixing import FixOptions, FixResult, carry_out
-from torchmend.facts.errors import UserError
+from torchmend.facts.errors import TorchmendError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import Edit, Refusal, RepairPlan
+from torchmend.facts.tensors import Scalar, TensorRef
 from torchmend.reports.repair_text import plan_text
 from torchmend.reports.text import diagnosis_text, headline
 
@@ -70,8 +72,9 @@ def recalibrate(
         raise typer.BadParameter("Give either --data or --noise.")
     torchmend, files = _with_torch()
     with _importing_from_here():
-        net = _called(_named(model, "--model"))
-        batches = torchmend.noise(_shape(noise)) if noise is not None else _called(_named(data or "", "--data"))
+        net = _made(model, "--model")
+        batches = torchmend.noise(_shape(noise)) if noise is not None else _made(data or "", "--data")
+        metric = _named(evaluate, "--evaluate") if evaluate else None
         job = _Job(
             files,
             net,
@@ -79,7 +82,7 @@ def recalibrate(
                 net,
                 batches,
                 layers=layers if layers in ("damaged", "all") else layers.split(","),
-                evaluate=_named(evaluate, "--evaluate") if evaluate else None,
+                evaluate=metric,
                 most_batches=most_batches,
             ),
         )
@@ -110,7 +113,8 @@ class _Job:
     def plan(self, before: Diagnosis, source: FileSource, _: dict[str, FileSource]) -> RepairPlan:
         """Load, recalibrate, and say what that changes in the file, and which damage it leaves."""
         named = self._files.load(self._model, source, before.main)
-        self.done = self._run()
+        with _told_as_users("Running the model"):
+            self.done = self._run()
         edits, refused = self._files.edits(self._model, self.done, named, source.pinned)
         return RepairPlan(
             source=str(source.path), edits=tuple(edits), refused=(*refused, *_left(before, edits, refused))
@@ -123,13 +127,39 @@ def _left(before: Diagnosis, edits: list[Edit], refused: list[Refusal]) -> list[
     told = {refusal.about for refusal in refused}
     abouts = (finding.ref or finding.scalar for finding in before.damaged)
     return [
-        Refusal(about=about, reason="only running statistics are recalibrated; `torchmend fix` is for the rest")
+        Refusal(about=about, reason=_why_left(about, before.main))
         for about in dict.fromkeys(each for each in abouts if each is not None)
         if about not in told and getattr(about, "storage", None) not in mended
     ]
 
 
+def _why_left(about: TensorRef | Scalar, main: str) -> str:
+    if isinstance(about, TensorRef) and about.role.is_statistic and about.container != main:
+        return "it is not in the model that was run; `torchmend fix` is for the others in the file"
+    return "only running statistics are recalibrated; `torchmend fix` is for the rest"
+
+
 # The user's code
+
+
+@contextmanager
+def _told_as_users(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into a UserError, after its traceback; so does leaving by `sys.exit`.
+
+    Args:
+        what: Was being done.
+    """
+    try:
+        yield
+    except TorchmendError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == Exit.TERMINATED:
+            raise
+        complain("".join(traceback.format_exception(error)))
+        raise UserError(
+            f"{what} failed with {type(error).__name__}: {error}. The traceback above says where. Nothing was written."
+        ) from error
 
 
 def _with_torch() -> tuple[Any, Any]:
@@ -158,16 +188,20 @@ def _importing_from_here() -> Iterator[None]:
 def _named(spec: str, option: str) -> Any:
     """Import what `pkg.module:name` names; raise UserError if it is not there."""
     module, _, name = spec.partition(":")
-    if not module or not name:
-        raise UserError(f"{option} is {spec!r}. Give module and name, such as mypackage.models:make_model.")
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise UserError(f"{option} {spec}: importing {module} failed: {error}.") from error
+    if not name or not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
         raise UserError(
-            f"{option} {spec}: there is no module {error.name}. Run this where it can be imported from, or install it."
-        ) from None
+            f"{option} is {spec!r}. Give module and name, such as mypackage.models:make_model, not the path of a file."
+        )
+    with _told_as_users(f"{option} {spec}: importing {module}"):
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+                raise UserError(f"{option} {spec}: importing {module} failed: {error}.") from error
+            raise UserError(
+                f"{option} {spec}: there is no module {error.name}. "
+                "Run this where it can be imported from, or install it."
+            ) from None
     for part in name.split("."):
         if not hasattr(found, part):
             raise UserError(f"{option} {spec}: {module} has no {name}.")
@@ -175,10 +209,14 @@ def _named(spec: str, option: str) -> Any:
     return found
 
 
-def _called(given: Any) -> Any:
-    """Call a function or class for what it makes; a model or batches are taken as they are."""
+def _made(spec: str, option: str) -> Any:
+    """Call the function or class that is named for what it makes; a model or batches are taken as they are."""
+    given = _named(spec, option)
     is_ready = hasattr(given, "state_dict") or hasattr(given, "__iter__")
-    return given() if isinstance(given, type) or (callable(given) and not is_ready) else given
+    if not (isinstance(given, type) or (callable(given) and not is_ready)):
+        return given
+    with _told_as_users(f"{option} {spec}: calling it without arguments"):
+        return given()
 
 
 def _shape(text: str) -> tuple[int, ...]:

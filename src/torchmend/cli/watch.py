@@ -47,8 +47,8 @@ def watch(
     """Judge the checkpoints of a run as they come, and keep the last healthy one.
 
     Copies of the newest healthy checkpoints are kept in FOLDER/.torchmend/healthy, where the trainer's own rotation
-    does not reach them. Runs until it is interrupted; exits 0 when nothing was wrong, 1 when something was, 2 when
-    a file could not be checked.
+    does not reach them. Runs until it is interrupted; exits 0 when nothing was wrong, 1 when something was or a
+    file could not be kept, 2 when one could not be checked.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder. Name the folder that holds the run's checkpoints.")
@@ -131,7 +131,7 @@ def _stopped_by_signals() -> Iterator[Event]:
 def _exit_code(sighting: Sighting) -> Exit:
     if not sighting.diagnosis.checked:
         return Exit.UNCHECKED
-    return Exit.OK if sighting.diagnosis.healthy else Exit.FINDINGS
+    return Exit.OK if sighting.diagnosis.healthy and not sighting.problem else Exit.FINDINGS
 
 
 def _tell(sighting: Sighting, format: Format) -> None:  # noqa: A002 - the option's name

@@ -12,6 +12,7 @@ from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Finding
 from torchmend.facts.tensors import Scalar
 from torchmend.keeping.alarms import sound_alarm
+from torchmend.keeping.arguments import as_metric, whole_number
 from torchmend.keeping.families import Family
 from torchmend.keeping.steps import step_of
 from torchmend.keeping.versions import Saved, Wish, draft_folder, publish
@@ -63,7 +64,8 @@ def saving(
         CorruptedStateError: What was written is corrupted, and `strict` is set.
     """
     family = Family.of(Path(path))
-    Wish(family=family, keep=keep, mode=mode)
+    Wish(family=family, keep=keep, metric=as_metric(metric), mode=mode)
+    step = None if step is None else whole_number(step, "step")
     name = family.target(step).name
     with draft_folder(family) as folder:
         draft = Draft(path=folder / name, metric=metric)
@@ -71,7 +73,7 @@ def saving(
         if not draft.path.exists():
             raise UserError(f"Nothing was written to {draft.path}. Have the saver write to draft.path.")
         findings, scalars = _examined(draft.path)
-        wish = Wish(family=family, keep=keep, metric=None if draft.metric is None else float(draft.metric), mode=mode)
+        wish = Wish(family=family, keep=keep, metric=as_metric(draft.metric), mode=mode)
         draft.saved = publish(draft.path, wish, findings, step if step is not None else step_of(scalars))
     sound_alarm(draft.saved, wish, strict=strict)
 

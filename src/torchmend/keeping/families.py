@@ -8,6 +8,7 @@ from pathlib import Path
 from torchmend.facts.errors import UserError
 
 _STEP = re.compile(r"\{step(?::(0?\d{1,2}d?|d))?\}")
+_LIKE_STEP = re.compile(r"\{step[:!]")
 _AROUND = re.compile(r"[-_.=]*(?:step|iter|epoch)?[-_.=]*\{step[^}]*\}", re.IGNORECASE)
 """The step in a pattern, with the word and the separators before it."""
 
@@ -33,10 +34,14 @@ class Family:
         """Return the family of a path whose name may have `{step}` in it.
 
         Raises:
-            UserError: The step is in the name of a folder.
+            UserError: There is no name, the step is in the name of a folder, or its format is none for whole numbers.
         """
+        if not path.name:
+            raise UserError(f"The path {str(path)!r} has no name of a file. Give one, such as {path / 'last.pt'}.")
         if _STEP.search(str(path.parent)):
             raise UserError(f"{path} has the step in the name of a folder. Put {{step}} into the file's own name.")
+        if _STEP.search(path.name) is None and _LIKE_STEP.search(path.name):
+            raise UserError(f"{path} has the step in a form that is not known. Write {{step}} or {{step:06d}}.")
         return cls(folder=path.parent, name=path.name)
 
     @property

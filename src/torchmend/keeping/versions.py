@@ -4,6 +4,7 @@ Every step leaves the folder whole: a stamp is written before the file that it i
 replaced has a second name by then, and only what has a valid stamp of the same family is ever removed.
 """
 
+import errno
 import math
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from torchmend.facts.codes import Severity
 from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Finding
+from torchmend.keeping.arguments import whole_number
 from torchmend.keeping.copying import copy_file
 from torchmend.keeping.drafts import draft_folder_beside, sweep, sync_file, sync_files, sync_folder
 from torchmend.keeping.families import Family, numbered
@@ -35,6 +37,9 @@ KEPT_IN_QUARANTINE = 3
 """Corrupted states of one family that are kept, the newest."""
 
 MODES = ("max", "min")
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""A disk or a quota is full, or a file may not become larger: errors that do not say where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,7 @@ class Wish:
     mode: str = "max"
 
     def __post_init__(self) -> None:
-        if self.keep < 1:
+        if whole_number(self.keep, "keep") < 1:
             raise UserError(f"keep is {self.keep!r}. Pass a whole number from 1 on; the newest is always kept.")
         if self.mode not in MODES:
             raise UserError(f"mode is {self.mode!r}. Pass one of {', '.join(MODES)}.")
@@ -83,11 +88,19 @@ class Wish:
 
 @contextmanager
 def draft_folder(family: Family) -> Iterator[Path]:
-    """Make the family's folder if need be, and a hidden one in it to write into; remove that in the end."""
+    """Make the family's folder if need be, and a hidden one in it to write into; remove that in the end.
+
+    The error of a full disk gets the name of what was to be saved.
+    """
     family.folder.mkdir(parents=True, exist_ok=True)
     sweep(family.folder / family.name)
-    with draft_folder_beside(family.folder / family.name) as folder:
-        yield folder
+    try:
+        with draft_folder_beside(family.folder / family.name) as folder:
+            yield folder
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(family.folder / family.name)
+        raise
 
 
 def publish(draft: Path, wish: Wish, findings: Sequence[Finding], step: int | None) -> Saved:

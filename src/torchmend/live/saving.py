@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Finding
 from torchmend.facts.tensors import Scalar
 from torchmend.keeping.alarms import sound_alarm
+from torchmend.keeping.arguments import as_metric, whole_number
 from torchmend.keeping.families import Family
 from torchmend.keeping.steps import step_of
 from torchmend.keeping.versions import Saved, Wish, draft_folder, publish
@@ -53,17 +55,20 @@ def save(
         What became of the state.
 
     Raises:
-        UserError: An argument makes no sense.
+        UserError: An argument makes no sense, or the path is that of a folder.
         CorruptedStateError: The state is corrupted, and `strict` is set. It is in quarantine.
         OSError: The disk is full, or the folder cannot be written to. Nothing half-written is left.
     """
-    wish = Wish(family=Family.of(Path(path)), keep=keep, metric=None if metric is None else float(metric), mode=mode)
+    wish = Wish(family=Family.of(Path(path)), keep=keep, metric=as_metric(metric), mode=mode)
+    given = None if step is None else whole_number(step, "step")
     findings, scalars = examined(state)
-    step = step if step is not None else step_of(scalars)
-    name = wish.family.target(step).name
+    step = given if given is not None else step_of(scalars)
+    target = wish.family.target(step)
+    if target.is_dir():
+        raise UserError(f"{target} is a folder. Name a file, such as {target / 'last.pt'}.")
     with draft_folder(wish.family) as folder:
-        _write(state, folder / name)
-        saved = publish(folder / name, wish, findings, step)
+        _write(state, folder / target.name)
+        saved = publish(folder / target.name, wish, findings, step)
     sound_alarm(saved, wish, strict=strict)
     return saved
 

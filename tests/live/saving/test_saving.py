@@ -5,6 +5,7 @@ import logging
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -223,6 +224,21 @@ def test_a_metric_that_is_not_finite_never_wins_and_never_stays(tmp_path, mode, 
     assert metrics_kept(tmp_path, [odd, 5.0, odd], mode) == 5
 
 
+@pytest.mark.parametrize("odd", [NAN, INF, -INF])
+def test_a_metric_that_never_wins_is_told_once_for_each_name(tmp_path, odd, caplog):
+    for name in ("last.pt", "last.pt", "other.pt"):
+        torchmend.save(healthy(), tmp_path / name, metric=odd)
+    assert [(each.name, each.levelname) for each in caplog.records] == [("torchmend.saving", "WARNING")] * 2
+    first, second = (each.message for each in caplog.records)
+    assert f"The metric of {tmp_path / 'last.pt'} is {odd}, which never wins" in first
+    assert "not as other_best.pt" in second
+
+
+def test_of_a_corrupted_state_the_metric_is_not_told_too(tmp_path, caplog):
+    torchmend.save(corrupted(), tmp_path / "last.pt", metric=NAN)
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+
+
 def test_a_corrupted_state_is_never_the_best(tmp_path):
     torchmend.save(healthy(5), tmp_path / "last.pt", metric=5.0)
     assert torchmend.save(corrupted(), tmp_path / "last.pt", metric=99.0).best is None
@@ -260,8 +276,17 @@ def test_the_best_survives_a_plain_write_to_the_name(tmp_path):
     ("options", "message"),
     [
         ({"keep": 0}, "keep is 0"),
+        ({"keep": -1}, "keep is -1"),
+        ({"keep": 2.5}, r"keep is 2\.5. Pass a whole number"),
+        ({"keep": None}, "keep is None. Pass a whole number"),
+        ({"keep": True}, "keep is True. Pass a whole number"),
+        ({"step": 12.0}, r"step is 12\.0. Pass a whole number"),
+        ({"step": "12"}, "step is '12'. Pass a whole number"),
+        ({"metric": "good"}, "metric is 'good'. Pass one number"),
+        ({"metric": torch.ones(2)}, r"metric is tensor\(.*Pass one number"),
         ({"mode": "best"}, "Pass one of max, min"),
         ({"path": "c_{step}.pt"}, "needs the step"),
+        ({"path": "c_{step:>9}.pt", "step": 1}, r"Write \{step\} or \{step:06d\}"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, options, message):
@@ -269,6 +294,34 @@ def test_an_argument_that_makes_no_sense_is_refused_before_anything_is_written(t
     with pytest.raises(torchmend.UserError, match=message):
         torchmend.save({"model": {"weight": torch.ones(2)}}, path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    torchmend.save(healthy(), tmp_path / "run" / "last.pt")
+    with pytest.raises(torchmend.UserError, match=r"run is a folder\. Name a file, such as .*last\.pt"):
+        torchmend.save(healthy(), tmp_path / "run")
+    assert visible(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_refused(path):
+    with pytest.raises(torchmend.UserError, match="has no name of a file"):
+        torchmend.save(healthy(), path)
+
+
+@pytest.mark.parametrize("step", [np.int64(12), torch.tensor(12)])
+def test_a_step_may_be_a_whole_number_of_any_kind(tmp_path, step):
+    saved = torchmend.save(healthy(), tmp_path / "c_{step:04d}.pt", step=step)
+    assert (saved.path.name, saved.step) == ("c_0012.pt", 12)
+
+
+def test_a_symbolic_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    torch.save(healthy(7), tmp_path / "iter_7.pt")
+    (tmp_path / "last.pt").symlink_to("iter_7.pt")
+    for value in (8, 9, 10):
+        torchmend.save(healthy(value), tmp_path / "last.pt", keep=1)
+    assert not (tmp_path / "last.pt").is_symlink()
+    assert (value_in(tmp_path / "iter_7.pt"), value_in(tmp_path / "last.pt")) == (7, 10)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, RuntimeError])

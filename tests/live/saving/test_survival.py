@@ -33,7 +33,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 try:
     torchmend.save({"model": {"fc.weight": torch.ones(100, 100)}}, sys.argv[2], metric=5.0)
 except OSError as error:
-    print(error.strerror)
+    print(error.strerror, error.filename)
 """
 
 
@@ -44,6 +44,6 @@ def test_a_disk_that_is_full_is_an_os_error_and_loses_nothing(tmp_path, limit):
     command = [sys.executable, "-c", LIMITED, str(limit), str(tmp_path / "last.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "File too large\n"
+    assert done.stdout == f"File too large {tmp_path / 'last.pt'}\n"
     assert value_in(tmp_path / "last.pt") == 3
     assert visible(tmp_path) == ["last.pt"]
