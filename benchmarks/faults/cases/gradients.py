@@ -207,7 +207,7 @@ CASES = (
         reported="pytorch/pytorch#19126, huggingface/peft#2049, KohakuBlueleaf/LyCORIS#166",
         onset=0,
         required=frozenset({Act.STOP, Act.WARN}),
-        causes=("weight.original",),
+        causes=("parametrizations.weight",),
         make=zero_direction,
     ),
 )

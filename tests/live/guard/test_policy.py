@@ -125,8 +125,12 @@ def test_an_outlier_in_one_of_them_alone_happens(odd):
     assert decisions[-1].happens
 
 
-def test_no_outlier_is_refused_before_the_warm_up_is_over():
-    _, decisions = run([*ordinary(19), seen(loss=500.0, gradient_norm=400.0)])
+def test_before_the_warm_up_is_over_only_gross_outliers_are_refused():
+    _, decisions = run([*ordinary(19), seen(loss=5.0, gradient_norm=4.0)])
+    assert decisions[-1].happens
+    _, decisions = run([*ordinary(8), seen(loss=500.0, gradient_norm=400.0)])
+    assert decisions[-1].action is Action.REFUSE
+    _, decisions = run([*ordinary(4), seen(loss=500.0, gradient_norm=400.0)])
     assert decisions[-1].happens
 
 
@@ -134,7 +138,7 @@ def test_no_outlier_is_refused_before_the_warm_up_is_over():
 def test_a_variance_or_an_update_agrees_with_a_loss_or_a_norm(odd):
     alone = replace(seen(loss=2.0), **odd)
     _, decisions = run([*ordinary(200), alone])
-    assert decisions[-1].action is Action.PROCEED
+    assert decisions[-1].happens
     _, decisions = run([*ordinary(200), replace(alone, gradient_norm=400.0)])
     assert decisions[-1].action is Action.REFUSE
 
@@ -150,7 +154,7 @@ def test_three_outliers_go_back_where_there_is_something_to_go_back_to():
     spike = seen(loss=500.0, gradient_norm=400.0, can_go_back=True)
     state, decisions = run([*ordinary(200), spike, spike, spike])
     assert (decisions[-1].action, decisions[-1].lowers_rate) == (Action.ROLL_BACK, True)
-    assert state == PolicyState()
+    assert state == PolicyState(alarmed=202)
 
 
 def test_the_same_fault_again_and_again_goes_back_once_and_stops_if_nothing_is_better_then():
@@ -201,3 +205,58 @@ def test_the_memory_goes_through_json_and_back():
 def test_a_policy_without_a_meaning_is_refused(fields, what):
     with pytest.raises(UserError, match=f"{what} is "):
         Policy(**fields)
+
+
+def test_a_variance_that_grew_by_far_is_told_once_in_a_while():
+    wide = seen(loss=2.0, variance_jump=9.0)
+    _, decisions = run([*ordinary(50), wide, wide])
+    assert [each.action for each in decisions[-2:]] == [Action.LOG, Action.PROCEED]
+    assert "torchmend.recalibrate" in decisions[-2].findings[0].detail
+    _, decisions = run([*ordinary(19), wide])
+    assert decisions[-1].action is Action.PROCEED
+
+
+def falling(count):
+    return [seen(loss=2.0 * 0.97**step) for step in range(count)]
+
+
+def test_on_probation_a_loss_that_is_back_where_it_began_sends_the_run_back():
+    spike = seen(loss=500.0, gradient_norm=400.0, can_go_back=True)
+    back = [seen(loss=2.0, can_go_back=True)] * 20
+    _, decisions = run([*falling(100), spike, *back])
+    assert decisions[100].action is Action.REFUSE
+    (at,) = [at for at, each in enumerate(decisions) if each.action is Action.ROLL_BACK]
+    assert 110 <= at <= 120
+    assert "back where the run began" in decisions[at].findings[0].detail
+
+
+def test_without_an_outlier_a_loss_may_go_back_to_where_it_began():
+    """As that of a discriminator does, whose generator has caught up."""
+    _, decisions = run([*falling(100), *[seen(loss=2.0, can_go_back=True)] * 60])
+    assert {each.action for each in decisions} == {Action.PROCEED}
+
+
+def test_after_an_outlier_a_loss_that_stays_low_is_left_alone():
+    spike = seen(loss=500.0, gradient_norm=400.0, can_go_back=True)
+    _, decisions = run([*falling(100), spike, *[seen(loss=0.3, can_go_back=True)] * 60])
+    assert {each.action for each in decisions[101:]} == {Action.PROCEED}
+
+
+def test_probation_ends():
+    spike = seen(loss=500.0, gradient_norm=400.0, can_go_back=True)
+    quiet = [seen(loss=0.3, can_go_back=True)] * 201
+    _, decisions = run([*falling(100), spike, *quiet, *[seen(loss=2.0, can_go_back=True)] * 60])
+    assert Action.ROLL_BACK not in {each.action for each in decisions}
+
+
+def test_a_learning_rate_below_zero_is_refused_and_stops_the_run():
+    bad = seen(lowest_rate=-1e-4, can_go_back=True)
+    _, decisions = run([*ordinary(50), *[bad] * 8])
+    assert [each.action for each in decisions[50:]] == [*[Action.REFUSE] * 7, Action.STOP]
+    assert "below zero" in decisions[-1].explanation
+
+
+def test_losses_below_zero_have_outliers_too():
+    rest = [seen(loss=-1.0 + 0.1 * (step % 3)) for step in range(60)]
+    _, decisions = run([*rest, seen(loss=40.0, gradient_norm=400.0)])
+    assert decisions[-1].action is Action.REFUSE

@@ -1,10 +1,13 @@
 """Before the first step: what will go wrong is said, and what is ordinary is not."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from live.guard.training import net
+from live.guard.training import batch, net, train
+from torchmend import Action, Guard
 from torchmend.facts.codes import Code
 from torchmend.live.guard.preflight import inspect
 
@@ -64,3 +67,66 @@ def test_an_epsilon_that_is_zero_in_the_parameters_type_is_risky(kind, eps, risk
     model = getattr(nn.Linear(3, 2), kind)()
     found = details(model, torch.optim.Adam(model.parameters(), eps=eps))
     assert any("is zero in float16" in each for each in found) == risky
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_trained_in_half_precision_are_risky(dtype):
+    model = nn.Sequential(nn.Linear(3, 3)).to(dtype)
+    assert any("without a copy in float32" in each for each in details(model, torch.optim.SGD(model.parameters(), 0.1)))
+
+
+def test_frozen_weights_in_half_precision_are_not():
+    model = nn.Sequential(nn.Linear(3, 3).half().requires_grad_(False), nn.Linear(3, 3))
+    assert details(model, torch.optim.SGD(model.parameters(), 0.1)) == []
+
+
+def trained():
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    train(model, optimizer, *batch(0))
+    return model, optimizer
+
+
+def starve(state):
+    for moments in state["state"].values():
+        moments["exp_avg_sq"].flatten()[0] = 0
+        moments["exp_avg"].flatten()[0] = 0.5
+    return state
+
+
+def test_moments_that_half_precision_starved_begin_anew():
+    model, optimizer = trained()
+    starve({"state": optimizer.state})
+    kept = optimizer.state[model.conv.weight]["exp_avg"].clone()
+    with Guard(model, optimizer) as guard:
+        (decision,) = guard.events.decisions
+    assert decision.action is Action.REPAIR
+    assert [each.code for each in decision.findings] == [Code.MOMENT_NARROW]
+    first = optimizer.state[model.conv.weight]["exp_avg"]
+    assert first.flatten()[0] == 0
+    assert torch.equal(first.flatten()[1:], kept.flatten()[1:])
+
+
+def test_so_do_those_of_a_state_that_is_loaded_later():
+    model, optimizer = trained()
+    state = starve(copy.deepcopy(optimizer.state_dict()))
+    with Guard(model, optimizer) as guard:
+        optimizer.load_state_dict(state)
+        assert guard.events.counts["repair"] == 1
+    assert all(moments["exp_avg"].flatten()[0] == 0 for moments in optimizer.state.values())
+
+
+def test_one_who_observes_only_says_so_and_changes_nothing():
+    model, optimizer = trained()
+    starve({"state": optimizer.state})
+    with Guard(model, optimizer, observe_only=True) as guard:
+        assert len(guard.events.decisions) == 1
+    assert all(moments["exp_avg"].flatten()[0] == 0.5 for moments in optimizer.state.values())
+
+
+def test_moments_that_are_zero_together_are_ordinary():
+    model, optimizer = trained()
+    for moments in optimizer.state.values():
+        moments["exp_avg_sq"].flatten()[0] = moments["exp_avg"].flatten()[0] = 0
+    with Guard(model, optimizer) as guard:
+        assert not guard.events.decisions

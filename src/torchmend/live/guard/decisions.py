@@ -47,6 +47,7 @@ class Observation:
         were_sound: Whether the buffers were sound when the step began.
         is_part: Whether it is of one micro-batch that may be dropped alone.
         can_go_back: Whether there is a snapshot to go back to.
+        lowest_rate: The lowest learning rate that is known without a wait; 0.0 if none is below.
     """
 
     step: int = 0
@@ -65,6 +66,7 @@ class Observation:
     were_sound: bool = True
     is_part: bool = False
     can_go_back: bool = False
+    lowest_rate: float = 0.0
 
     @property
     def origin(self) -> str:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from torchmend.facts.errors import TrainingStoppedError, UserError
 from torchmend.facts.findings import Finding
+from torchmend.live.guard.averages import watch_average
 from torchmend.live.guard.clipping import Clipper
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.evaluation import Evaluation
@@ -27,8 +28,9 @@ from torchmend.live.guard.micro import MicroBatches
 from torchmend.live.guard.options import as_list, listed, one_element, options_of, policy_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
 from torchmend.live.guard.policy import decide
-from torchmend.live.guard.preflight import inspect, watch_loads
+from torchmend.live.guard.preflight import inspect, watch_loads, watch_starved
 from torchmend.live.guard.ranks import agree
+from torchmend.live.guard.rates import lowest
 from torchmend.live.guard.recovery import Recovery
 from torchmend.live.guard.reservoir import Reservoir
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
@@ -125,8 +127,13 @@ class Guard:
 
     def _attach(self, schedulers: list[Any], averages: list[Any]) -> None:
         acts = not self.options.observe_only
-        forward = SampledForward(
-            self.models, self._sensors, self.options.sample_every, lambda: self.steps, self._told_of
+        forward = self._forward = SampledForward(
+            self.models,
+            self._sensors,
+            self.options.sample_every,
+            lambda: self.steps,
+            self._told_of,
+            has_scaler=self.scaler is not None,
         )
         owned = owned_modules(self.models, self.optimizers)
         for at, (optimizer, modules) in enumerate(zip(self.optimizers, owned, strict=True)):
@@ -157,6 +164,7 @@ class Guard:
             self._told_of(tuple(inspect(self.models, self.optimizers)))
             for optimizer in self.optimizers:
                 watch_loads(optimizer, self._told_of, self._wrapping)
+                watch_starved(optimizer, self._repaired, self._wrapping, acts=acts)
         self.evaluation.check()
 
     def _hold(self, schedulers: list[Any], averages: list[Any]) -> None:
@@ -166,6 +174,9 @@ class Guard:
             HeldScaler(self.scaler, self.transactions, self._wrapping, acts=acts)
         if acts and self.options.hold_scheduler:
             self._held += [hold_scheduler(each, self.transactions, self._wrapping) for each in schedulers]
+        if Sensor.AVERAGES in self._sensors:
+            for each in averages:
+                watch_average(each, self.models, self._told_of, self._wrapping)
         if acts:
             self._held += [hold_average(each, self.transactions, self._wrapping) for each in averages]
 
@@ -212,12 +223,15 @@ class Guard:
             update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
             is_part=transaction.micro is not None,
             can_go_back=self._recovery.can_go_back(self.steps),
+            lowest_rate=lowest(transaction.optimizer),
         )
         self._memory.states[at], decision = decide(self._policy, self._memory.states[at], seen)
         if decision.is_odd and transaction.sampled_updates is not None:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):
             self._recovery.suspect()
+        if not decision.happens and (not decision.by_scaler or self._memory.states[at].in_a_row > 1):
+            self._forward.seek()
         if decision.is_odd or decision.findings:
             self._recovery.doubt()
         return decision if decision.action is Action.PROCEED else self._announced(decision)
@@ -227,7 +241,14 @@ class Guard:
         if findings:
             self.events.tell(Decision(action=Action.LOG, step=self.steps, findings=tuple(findings)))
 
+    def _repaired(self, findings: Sequence[Finding]) -> None:
+        """Announce what was repaired before a step."""
+        self._announced(Decision(action=Action.REPAIR, step=self.steps, findings=tuple(findings)))
+
     def _announced(self, decision: Decision) -> Decision:
+        if decision.action is Action.STOP and self._forward.origin:
+            where = f" In the forward pass the first module to put out NaN or Inf was {self._forward.origin}."
+            decision = replace(decision, explanation=decision.explanation + where)
         if self.options.on_decision is not None:
             decision = self.options.on_decision(decision) or decision
         self.events.tell(decision)

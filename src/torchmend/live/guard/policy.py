@@ -11,8 +11,8 @@ from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.running import Learned, Running
 from torchmend.rules.evidence import finding
 
-LEAST_USUAL, EARLY = 5, 4.0
-"""Steps before anything is taken for an outlier, and by what factor it has to lie farther away until the warm-up is over."""
+LEAST_USUAL, EARLY = 5, 3.0
+"""Steps before anything is an outlier, and how many times as far away it has to lie until the warm-up is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Policy:
         variance_jump: A factor.
         update_ratio: Norm of the update of a matrix, relative to its own.
         rate_factor: Learning rates are multiplied by it when they are lowered, above 0 and at most 1.
-        warm_up: Steps that tell what is usual; until they are over an outlier lies four times as far away.
+        warm_up: Steps that tell what is usual; until they are over an outlier lies three times as far away.
         probation: Steps after an outlier or a return in which it is watched whether what was learned is lost.
         most_lost: So many steps in a row on probation with nearly all of the loss's fall lost send the run back, or
             lower the learning rate.
@@ -92,6 +92,8 @@ class PolicyState:
         outlier: The last step that was refused as an outlier; -1 if none was.
         learned: How far the loss has fallen.
         alarmed: The last step that was an outlier, or from which the run went back; -1 if there was none.
+        widened: The last step in which a running variance grew by far; -1 if there was none.
+        happened: How many steps happened since the start or the last return.
     """
 
     refusals: tuple[tuple[int, str], ...] = ()
@@ -103,6 +105,8 @@ class PolicyState:
     outlier: int = -1
     learned: Learned = Learned()
     alarmed: int = -1
+    widened: int = -1
+    happened: int = 0
 
     def after_return(self, step: int) -> "PolicyState":
         """Return what is remembered when a run has gone back to where this was its memory; it is on probation."""
@@ -122,12 +126,18 @@ def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[Polic
         return _refused_by_scaler(policy, state, seen, bad)
     if bad:
         return _refused(policy, state, seen, bad)
+    if seen.lowest_rate < 0:  # a smaller rate would be below zero as well
+        return _refused(policy, state, replace(seen, can_go_back=False), (_backwards(seen.lowest_rate),))
     odd = tuple(_oddities(seen))
     signals = _signals(policy, state, seen)
     if len(signals) > 1:
         return _outlier(policy, state, seen, (_spike(signals), *odd))
     if state.learned.lost >= policy.most_lost and on_probation(policy, state, seen.step):
         return _given_up(seen, (_spike(_loss_back(state)), *odd))
+    if seen.variance_jump > policy.variance_jump and state.norms.count >= policy.warm_up:
+        if not 0 <= seen.step - state.widened <= policy.probation or state.widened < 0:
+            odd = (*odd, _widened(seen.variance_jump))
+        state = replace(state, widened=seen.step)
     decision = _decision(Action.LOG if odd else Action.PROCEED, seen, odd)
     is_odd = bool(signals or (state.learned.lost and on_probation(policy, state, seen.step)))
     return _happened(policy, state, seen), replace(decision, is_odd=True) if is_odd else decision
@@ -196,7 +206,7 @@ def _escalated(
     state: PolicyState, seen: Observation, decision: Decision, count: int, first: int
 ) -> tuple[PolicyState, Decision]:
     """Go back, with smaller learning rates, if steps have happened since the start or the last return; else stop."""
-    if seen.can_go_back and state.norms.count:
+    if seen.can_go_back and state.happened:
         return PolicyState(), replace(decision, action=Action.ROLL_BACK, lowers_rate=True)
     explanation = _why_stop(count, first, seen, decision.findings[0])
     return state, replace(decision, action=Action.STOP, explanation=explanation)
@@ -243,6 +253,21 @@ def _oddities(seen: Observation) -> Iterator[Finding]:
         yield finding(Code.TRAINING_LOSS_NOT_FINITE, Severity.WARNING, detail=f"{seen.loss:g}, and {zero}")
 
 
+def _backwards(rate: float) -> Finding:
+    detail = (
+        f"the learning rate is {rate:g}: below zero each step climbs the loss; end the schedule at zero, or the run"
+    )
+    return finding(Code.RISKY_SETUP, Severity.ERROR, detail=detail)
+
+
+def _widened(factor: float) -> Finding:
+    detail = (
+        f"a running variance grew {factor:.3g}-fold in one step, and evaluation divides by it until it is forgotten; "
+        "torchmend.recalibrate measures it again"
+    )
+    return finding(Code.TRAINING_SPIKE, Severity.WARNING, detail=detail)
+
+
 def _spike(signals: tuple[str, ...]) -> Finding:
     return finding(Code.TRAINING_SPIKE, Severity.ERROR, detail="; ".join(signals))
 
@@ -259,6 +284,8 @@ def _happened(policy: Policy, state: PolicyState, seen: Observation) -> PolicySt
         if seen.loss is None
         else state.learned.with_value(seen.loss, state.losses, policy.warm_up),
         alarmed=state.alarmed,
+        widened=state.widened,
+        happened=state.happened + 1,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
@@ -32,6 +32,7 @@ def inspect(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> Ite
                 yield from _of_norm(name, module)
     for optimizer in optimizers:
         yield from _of_optimizer(optimizer)
+        yield from _of_narrow_weights(optimizer)
 
 
 def _of_norm(name: str, module: _NormBase) -> Iterator[Finding]:
@@ -52,6 +53,54 @@ def _of_optimizer(optimizer: Optimizer) -> Iterator[Finding]:
             if isinstance(eps, float) and 0 < eps < torch.finfo(kind).tiny and torch.finfo(kind).bits < 32:
                 short = str(kind).removeprefix("torch.")
                 yield _risky(f"eps {eps:g} is zero in {short}: a moment of zero divides by it; use 1e-4 or more")
+
+
+def _of_narrow_weights(optimizer: Optimizer) -> Iterator[Finding]:
+    """Optimizers of torch itself add their updates to the weights as they are; others may keep a copy in float32."""
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return
+    kinds = {each.dtype for group in optimizer.param_groups for each in group["params"] if each.requires_grad}
+    for kind in sorted(kinds & {torch.float16, torch.bfloat16}, key=str):
+        yield _risky(
+            f"weights are trained in {str(kind).removeprefix('torch.')} without a copy in float32: updates much "
+            "smaller than a weight are rounded away; keep weights in float32 and compute under torch.autocast"
+        )
+
+
+def watch_starved(
+    optimizer: Optimizer, repaired: Callable[[Sequence[Finding]], None], wrapping: Wrapping, *, acts: bool
+) -> None:
+    """Mend Adam's state, now and after each load, where a second moment is zero beside a first moment that is not.
+
+    So it is in a state that was kept in float16: squares below 3e-8 are zero there, and a step divides by epsilon
+    alone. The first moment is set to zero as well, so that both begin anew.
+    """
+
+    def mend(optimizer: Optimizer) -> None:
+        starved = _starved(optimizer)
+        if starved:
+            count = sum(int(mask.sum()) for _, mask in starved)
+            if acts:
+                for first, mask in starved:
+                    first.masked_fill_(mask, 0.0)
+            detail = f"{count} second moments are zero beside first moments that are not; both begin anew"
+            repaired((finding(Code.MOMENT_NARROW, Severity.WARNING, detail=detail),))
+
+    mend(optimizer)
+    wrapping.hook(optimizer.register_load_state_dict_post_hook(Hook(mend)))
+
+
+@torch.no_grad()
+def _starved(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """Return first moments, each with a mask of where the second one is zero and it is not."""
+    pairs = [(each.get("exp_avg"), each.get("exp_avg_sq")) for each in optimizer.state.values()]
+    masks = [
+        (first, (second == 0) & (first != 0))
+        for first, second in pairs
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape
+        and type(first) is Tensor and first.is_floating_point() and torch.finfo(second.dtype).bits >= 32
+    ]  # fmt: skip
+    return [(first, mask) for first, mask in masks if bool(mask.any())]
 
 
 def watch_loads(optimizer: Optimizer, tell: Callable[[Sequence[Finding]], None], wrapping: Wrapping) -> None:

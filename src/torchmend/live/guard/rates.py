@@ -12,6 +12,12 @@ _OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
 _OF_SCHEDULERS = ("base_lrs", "max_lrs", "_last_lr")
 
 
+def lowest(optimizer: Optimizer) -> float:
+    """Return the lowest learning rate that is a plain number, or 0.0 if none is below: a tensor may lie on a device."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return min([0.0, *(float(rate) for rate in rates if isinstance(rate, float | int))])
+
+
 def lower(optimizers: Iterable[Optimizer], schedulers: Iterable[Any], factor: float) -> None:
     """Multiply every learning rate by a factor, so that schedules go on as they were, in proportion.
 

@@ -144,7 +144,7 @@ class Recovery:
         used = self._snapshots.go_back(step)
         lost = f"went back to step {back}: {step - back} steps are lost"
         if decision.lowers_rate or used > 1:
-            factor = self._options.policy.rate_factor ** (2**used - 1)  # a rate may be a hundred times too high
+            factor = self._options.policy.rate_factor**2 ** (used - 1)  # it may be a hundred times too high
             lower(self._optimizers, self._schedulers, factor)
             lost += f"; learning rates are {factor:g} of what they were"
         logger.warning("%s", lost)
@@ -152,8 +152,10 @@ class Recovery:
     def _stop(self, step: int, findings: Sequence[Finding]) -> None:
         places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN]) or "what another rank found"
         back = self._snapshots.newest(step, again=True) if self._snapshots is not None else None
-        if self._snapshots is None or back is None:
+        if self._snapshots is None:
             left = "and no snapshots are kept (pass ring=Ring()). Go on from a healthy checkpoint."
+        elif back is None:
+            left = "and no snapshot is left to go back to. Go on from a healthy checkpoint."
         else:
             self._snapshots.go_back(step, again=True)
             left = f"and going back did not help. The run was left as it was at step {back}, when it was healthy."

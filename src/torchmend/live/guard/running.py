@@ -12,7 +12,7 @@ RECENT = 0.2
 """The weight of a value in the recent mean, which spans about five steps."""
 
 LEARNED, LEARNED_SIGNED = 0.5, 2.0
-"""How far a loss has to fall before anything counts as learned: its logarithm, or in standard deviations at the start."""
+"""How far a loss has to fall before anything counts as learned: its logarithm, or in deviations at the start."""
 
 LOST = 0.9
 """The part of the fall that counts as lost."""
@@ -55,7 +55,7 @@ class Running:
         return math.log(value) if value > 0 and math.isfinite(value) else math.nan
 
     def with_value(self, value: float, weight: float = 0.02) -> "Running":
-        """Take in a value; one that has no measure is passed over, so that it cannot poison the rest.
+        """Take in a value; one that has no measure is passed over: it cannot poison the rest.
 
         Once there are a few, none counts for more than `MOST_MOVED` deviations, so that it does not hide what follows.
         The first negative value begins anew.
@@ -63,7 +63,7 @@ class Running:
         if not self.is_signed and -math.inf < value < 0:
             return Running(is_signed=True).with_value(value)
         moved = self.measured(value) - self.mean
-        if not math.isfinite(moved):
+        if not math.isfinite(moved * moved):
             return self
         share = max(weight, 1 / (self.count + 1))
         if self.count >= FEW:

@@ -19,6 +19,8 @@ def restored_policy_state(state: Mapping[str, Any]) -> PolicyState:
         in_a_row=int(state.get("in_a_row", 0)),
         learned=Learned(**state.get("learned", {})),
         alarmed=int(state.get("alarmed", -1)),
+        widened=int(state.get("widened", -1)),
+        happened=int(state.get("happened", 0)),
     )
 
 

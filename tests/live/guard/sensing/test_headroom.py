@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from live.guard.sensing.loops import Noisy, hooks_of, run
 from live.guard.test_cost import Reads
 from live.guard.training import kept, same
+from torchmend import Guard
 from torchmend.facts.codes import Code, Severity
 from torchmend.live.guard.sensing.headroom import Headroom
 
@@ -357,3 +358,37 @@ def test_what_was_told_is_remembered_over_a_restart():
     assert details(sensor, model)
     again.load_state_dict(sensor.state_dict())
     assert details(again, model) == []
+
+
+class Autocast(nn.Module):
+    """A linear layer that computes in float16."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, rows):
+        with torch.autocast("cpu", torch.float16):
+            return self.linear(rows).float()
+
+
+def warned(scaler, *, trained=True):
+    model = Autocast().requires_grad_(trained)
+    head = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], 0.01)
+    with Guard([model, head], optimizer, scaler=scaler, sample_every=1) as guard:
+        for _ in range(3):
+            optimizer.zero_grad()
+            head(model(torch.randn(3, 4))).square().mean().backward()
+            optimizer.step()
+        return [each.detail for decision in guard.events.decisions for each in decision.findings]
+
+
+def test_gradients_through_float16_without_a_scaler_are_told_once():
+    (detail,) = warned(None)
+    assert detail.startswith("linear puts out float16")
+
+
+def test_with_a_scaler_or_without_gradients_they_are_not():
+    assert warned(torch.amp.GradScaler("cpu", init_scale=1.0)) == []
+    assert warned(None, trained=False) == []

@@ -37,6 +37,9 @@ class Headroom:
 
     Args:
         models: Whose modules; those inside a compiled wrapper are not seen.
+
+    Attributes:
+        trained: The first module seen to put out float16 of which gradients are taken; empty until there is one.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -47,6 +50,7 @@ class Headroom:
         self._masks: dict[str, bool] = {}
         self._samples: Samples[list[str]] = Samples()
         self._told: dict[str, float] = {}
+        self.trained = ""
 
     def open(self) -> None:
         """Hook the modules, before the forward pass of a sampled step. What was open is dropped."""
@@ -81,8 +85,10 @@ class Headroom:
     def _after_forward(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        for tensor in _tensors(output):
+        for tensor in tensors_in(output):
             if tensor.dtype in _HALVES and tensor.numel() and is_plain(tensor) and self._is_new(tensor):
+                if not self.trained and tensor.requires_grad:
+                    self.trained = name
                 real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
                 low, high = torch.aminmax(real)
                 key = name, tensor.device
@@ -137,6 +143,15 @@ class Headroom:
         self._told = dict(state["told"])
 
 
+def unscaled(name: str) -> Finding:
+    """Say that gradients of a module's float16 output are taken without a GradScaler."""
+    detail = (
+        f"{name} puts out float16, and no GradScaler is known to the guard: gradients below 6e-8 underflow to zero; "
+        "use one, and pass scaler=, or run in bfloat16"
+    )
+    return finding(Code.RISKY_SETUP, Severity.WARNING, detail=detail)
+
+
 def headroom(largest: float) -> float:
     """Return by how many bits a magnitude may grow in float16; Inf for zero, `OVERFLOWED` for Inf."""
     if largest == math.inf:
@@ -144,12 +159,13 @@ def headroom(largest: float) -> float:
     return math.log2(LARGEST / largest) if largest > 0 else math.inf
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of what a module put out."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for each in output.values():
-            yield from _tensors(each)
+            yield from tensors_in(each)
     elif isinstance(output, list | tuple):
         for each in output:
-            yield from _tensors(each)
+            yield from tensors_in(each)

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.sensing.calibration import Calibration
 from torchmend.live.guard.sensing.catalogue import Sensor
-from torchmend.live.guard.sensing.headroom import Headroom
+from torchmend.live.guard.sensing.headroom import Headroom, unscaled
+from torchmend.live.guard.sensing.origins import Origins
 from torchmend.live.guard.sensing.reading import Extra
 from torchmend.live.guard.sensing.updates import Updates
 from torchmend.live.guard.wrapping import Hook, Wrapping
@@ -31,6 +32,7 @@ class SampledForward:
         every: Steps between two looks.
         step: Gives the number of the present step.
         tell: Told what they find.
+        has_scaler: Whether a GradScaler is at work.
     """
 
     def __init__(
@@ -40,26 +42,41 @@ class SampledForward:
         every: int,
         step: Callable[[], int],
         tell: Tell,
+        *,
+        has_scaler: bool,
     ) -> None:
         self._models = models
         self._headroom = Headroom(models) if Sensor.HEADROOM in sensors else None
         self._calibration = Calibration(models) if Sensor.CALIBRATION in sensors else None
+        self._origins = Origins(models)
         self._every, self._step, self._tell = every, step, tell
         self._looked = 0
+        self._seeks = False
+        self._misses_scaler = not has_scaler
         self._is_open = False
 
     def attach(self, wrapping: Wrapping) -> None:
         """Hook the models' outermost forward passes."""
-        if self._headroom is None and self._calibration is None:
-            return
         for model in self._models:
             wrapping.hook(model.register_forward_pre_hook(Hook(self._before_forward)))
 
+    @property
+    def origin(self) -> str:
+        """The first module that put out NaN or Inf when it was last looked for; empty if none did."""
+        return self._origins.first
+
+    def seek(self) -> None:
+        """Look in the next forward pass where values that are not finite come from."""
+        self._seeks = True
+
     def _before_forward(self, module: nn.Module, _: Any) -> None:
         step = self._step()
-        if self._is_open or not module.training or step - self._looked < self._pause:
+        if self._is_open or not module.training or not (self._seeks or step - self._looked >= self._pause):
             return
         self._is_open, self._looked = True, step
+        if self._seeks:
+            self._origins.open()
+        self._seeks = False
         if self._headroom is not None:
             self._headroom.open()
         if self._calibration is not None:
@@ -76,9 +93,12 @@ class SampledForward:
         if not self._is_open:
             return []
         self._is_open = False
+        if self._misses_scaler and self._headroom is not None and self._headroom.trained:
+            self._misses_scaler = False
+            self._tell((unscaled(self._headroom.trained),))
         return [
             Extra(values, self._told_by(each.judge))
-            for each in (self._headroom, self._calibration)
+            for each in (self._headroom, self._calibration, self._origins)
             if each is not None and (values := each.close()) is not None
         ]
 
