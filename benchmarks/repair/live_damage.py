@@ -1,0 +1,42 @@
+"""The damages to live models, and the poison in one of the batches that statistics are measured on."""
+
+from collections.abc import Iterator
+
+from damage import LOSSES, Damage, channels_lost, whole_lost
+from torch import Tensor
+
+DRAWS = 3
+SHARES = {"one channel": 0.0, "10 %": 0.1, "30 %": 0.3, "50 %": 0.5}
+ALONE = ("10 %", "50 %")
+"""The shares for which one of the two statistics is lost alone too."""
+
+EVERYTHING = "both, every layer whole"
+POISONED_AT = 3
+"""Which batch."""
+
+
+def live_damages(norms: list[str]) -> Iterator[Damage]:
+    """Give every damage to a network with these normalisation layers, in the order of the table."""
+    for loss in ("both", "mean", "variance"):
+        values = LOSSES[loss]
+        if loss == "both":
+            for seed in range(DRAWS):
+                norm = norms[(seed * len(norms)) // DRAWS]
+                yield Damage(f"{loss}, one channel", norm, False, channels_lost([norm], values, 0.0, seed))
+        for where in SHARES if loss == "both" else ALONE:
+            for seed in range(DRAWS):
+                lost = channels_lost(norms, values, SHARES[where], seed)
+                yield Damage(f"{loss}, {where} of every layer", f"seed {seed}", False, lost)
+        for norm in norms:
+            yield Damage(f"{loss}, one whole layer", norm, True, whole_lost([norm], values))
+        yield Damage(f"{loss}, every layer whole", "all", True, whole_lost(norms, values))
+
+
+def poisoned(batches: list[Tensor], value: float) -> list[Tensor]:
+    """Return the batches, with a value at one place of one of them."""
+    hurt = batches[POISONED_AT].clone()
+    hurt.view(-1)[0] = value
+    return [hurt if at == POISONED_AT else batch for at, batch in enumerate(batches)]
+
+
+POISONS = {"an Inf": float("inf"), "a NaN": float("nan"), "1e20": 1e20}
