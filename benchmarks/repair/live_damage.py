@@ -7,9 +7,6 @@ from torch import Tensor
 
 DRAWS = 3
 SHARES = {"one channel": 0.0, "10 %": 0.1, "30 %": 0.3, "50 %": 0.5}
-ALONE = ("10 %", "50 %")
-"""The shares for which one of the two statistics is lost alone too."""
-
 EVERYTHING = "both, every layer whole"
 POISONED_AT = 3
 """Which batch."""
@@ -17,19 +14,18 @@ POISONED_AT = 3
 
 def live_damages(norms: list[str]) -> Iterator[Damage]:
     """Give every damage to a network with these normalisation layers, in the order of the table."""
+    both = LOSSES["both"]
+    for at in range(DRAWS):
+        norm = norms[at * len(norms) // DRAWS]
+        yield Damage("both, one channel", norm, False, channels_lost([norm], both, 0.0, at))
+    for where, share in SHARES.items():
+        for seed in range(DRAWS):
+            lost = channels_lost(norms, both, share, seed)
+            yield Damage(f"both, {where} of every layer", f"seed {seed}", False, lost)
     for loss in ("both", "mean", "variance"):
-        values = LOSSES[loss]
-        if loss == "both":
-            for seed in range(DRAWS):
-                norm = norms[(seed * len(norms)) // DRAWS]
-                yield Damage(f"{loss}, one channel", norm, False, channels_lost([norm], values, 0.0, seed))
-        for where in SHARES if loss == "both" else ALONE:
-            for seed in range(DRAWS):
-                lost = channels_lost(norms, values, SHARES[where], seed)
-                yield Damage(f"{loss}, {where} of every layer", f"seed {seed}", False, lost)
         for norm in norms:
-            yield Damage(f"{loss}, one whole layer", norm, True, whole_lost([norm], values))
-        yield Damage(f"{loss}, every layer whole", "all", True, whole_lost(norms, values))
+            yield Damage(f"{loss}, one whole layer", norm, True, whole_lost([norm], LOSSES[loss]))
+        yield Damage(f"{loss}, every layer whole", "all", True, whole_lost(norms, LOSSES[loss]))
 
 
 def poisoned(batches: list[Tensor], value: float) -> list[Tensor]:

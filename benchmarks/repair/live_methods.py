@@ -12,7 +12,6 @@ from torch.optim.swa_utils import update_bn
 import torchmend
 from torchmend.live.recalibrating.batches import Noise
 
-BATCH = 32
 BATCHES = 8
 
 
@@ -85,25 +84,25 @@ def on_data(case: Case) -> None:
     torchmend.recalibrate(case.model, case.batches)
 
 
-def on_noise(smooth: float) -> Callable[[Case], None]:
-    """Return the method that calls it on noise of the inputs' shape, mean and deviation, and of some smoothness."""
+def on_noise(falloff: float) -> Callable[[Case], None]:
+    """Return the method that calls it on noise of the inputs' shape, mean and deviation, and of some falloff."""
 
     def method(case: Case) -> None:
-        torchmend.recalibrate(case.model, noise_like(case.network, smooth))
+        torchmend.recalibrate(case.model, noise_like(case.network, falloff))
 
     return method
 
 
-def noise_like(network: Network, smooth: float = 0.0) -> Noise:
-    """Return noise of the shape, mean and deviation of a network's inputs."""
-    inputs = network.inputs
-    shape = (BATCH, *inputs.shape[1:])
-    return torchmend.noise(shape, batches=BATCHES, mean=float(inputs.mean()), std=float(inputs.std()), smooth=smooth)
+def noise_like(network: Network, falloff: float = 0.0) -> Noise:
+    """Return noise of the shape, mean and deviation of a network's batches."""
+    inputs, shape = network.inputs, batches_of(network)[0].shape
+    mean, std = float(inputs.mean()), float(inputs.std())
+    return torchmend.noise(shape, batches=BATCHES, mean=mean, std=std, falloff=falloff)
 
 
 def batches_of(network: Network) -> list[Tensor]:
-    """Return batches of a network's inputs."""
-    return list(network.inputs[: BATCH * BATCHES].split(BATCH))
+    """Return a network's inputs in batches."""
+    return list(network.inputs.chunk(BATCHES))
 
 
 def _statistics(model: nn.Module) -> Iterator[tuple[Tensor, float]]:
@@ -122,9 +121,9 @@ METHODS: dict[str, Callable[[Case], None]] = {
     "last copy": guarded,
     "prediction": predicted,
     "noise": on_noise(0.0),
-    "smooth noise": on_noise(1.0),
+    "1/f noise": on_noise(1.0),
     DATA: on_data,
 }
 """By name; from `last copy` on they are torchmend's."""
 
-OURS = ("last copy", "prediction", "noise", "smooth noise", DATA)
+OURS = ("last copy", "prediction", "noise", "1/f noise", DATA)

@@ -1,6 +1,6 @@
 """The page of what was measured on live models."""
 
-from live_methods import BATCH, BATCHES, HEALTHY, METHODS, OURS
+from live_methods import BATCHES, HEALTHY, METHODS, OURS
 from report import Result, cell, machine
 
 COMMAND = "python benchmarks/repair/live.py"
@@ -8,11 +8,11 @@ HOW = (
     "Statistics of normalisation layers in a live model become NaN; each method repairs the model, which is then "
     "evaluated. Cells: the metric relative to the healthy network's, mean / worst over the draws (three seeds, or each "
     "layer in turn). *reset*: every damaged statistic whole to 0 or 1. *nan_to_num*: `torch.nan_to_num` on them. "
-    f"*update_bn*: `torch.optim.swa_utils.update_bn`, on {BATCHES} batches of {BATCH}; it resets and "
+    f"*update_bn*: `torch.optim.swa_utils.update_bn`, on {BATCHES} batches; it resets and "
     "measures every layer. "
     "Ours: *last copy*, what a guard holds of the last healthy step; *prediction*, `torchmend.repair` from the model's "
-    "own numbers; *noise* and *smooth noise*, `torchmend.recalibrate` on noise of the inputs' shape, mean and "
-    "deviation, `smooth=0` and `smooth=1`; *data*, the same on the batches that `update_bn` got."
+    "own numbers; *noise* and *1/f noise*, `torchmend.recalibrate` on noise of the inputs' shape, mean and "
+    "deviation, `falloff=0` and `falloff=1`; *data*, the same on the batches that `update_bn` got."
 )
 
 
