@@ -107,7 +107,7 @@ def noise(
         std: Likewise, above 0.
         smooth: Neighbouring pixels or samples of real inputs are alike: over how many of them (0 to not at all; around
             1 suits small pictures). Axes from 2 on are positions.
-        falloff: Another way to have neighbours alike, at all distances: the amplitude falls as frequency ** -falloff. 1 is
+        falloff: Another way to have neighbours alike, at all distances: amplitude falls as frequency ** -falloff. 1 is
             that of photographs (Field, "Relations between the statistics of natural images and the response properties
             of cortical cells", 1987). Takes the same axes; use one or the other.
         seed: Of the noise; torch's own generators stay as they are.
