@@ -487,7 +487,6 @@ def test_on_noise_a_layer_is_brought_to_the_scale_of_its_surviving_channels():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12))
     torchmend.recalibrate(model, images(), layers="all")  # of mean 1 and deviation 2
-    right = bits(model)
     mean, variance = model[1].running_mean.clone(), model[1].running_var.clone()
     for buffer in (model[1].running_mean, model[1].running_var):
         buffer[::3] = NAN
@@ -498,7 +497,6 @@ def test_on_noise_a_layer_is_brought_to_the_scale_of_its_surviving_channels():
     off = (model[1].running_mean - mean).square().mean().sqrt() / variance.mean().sqrt()
     unmatched = (model[0].bias.detach() - mean)[::3].square().mean().sqrt() / variance.mean().sqrt()
     assert off < unmatched / 2
-    assert torch.equal(bits(model[0])["weight"], right["0.weight"])
 
 
 def test_noise_of_too_few_values_to_normalise_by_is_an_error_and_the_model_stays():

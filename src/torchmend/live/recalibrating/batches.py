@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -83,9 +84,11 @@ def coloured(white: Tensor, falloff: float) -> Tensor:
         torch.fft.fftfreq(white.shape[axis]).square().reshape(-1, *[1] * (white.dim() - 1 - axis)) for axis in axes
     ]
     lowest = 1 / max(white.shape[axis] for axis in axes)
-    gain = torch.stack(torch.broadcast_tensors(*squares)).sum(0).sqrt().clamp(min=lowest) ** -falloff
+    frequency = reduce(torch.add, squares).sqrt().clamp(min=lowest)
+    gain = frequency.pow(-falloff)
     gain = gain / gain.square().mean().sqrt()
-    return torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * gain, dim=axes).real
+    result: Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * gain, dim=axes).real
+    return result
 
 
 def noise(
