@@ -26,8 +26,9 @@ HOW = (
     "Every layer of the healthy network is measured again on noise of the inputs' shape, mean and deviation, and "
     "compared with its own statistics, which are of data. *ratio*: the median over channels of a variance on noise to "
     "that on data; 1 is right. *scatter*: the root mean square over channels of the logarithm of that ratio, once the "
-    "median is taken off: what no factor for the whole layer mends. *shift*: the root mean square over channels of how far the "
-    "mean lies off, in standard deviations on data. For the first layer, and the median and the worst of the others."
+    "median is taken off: what no factor for the whole layer mends. *shift*: the root mean square over channels of how "
+    "far the mean lies off, in standard deviations on data. For the first layer, and the median and the worst of the "
+    "others. Noise falls off along positions only, which the frames of crepe do not have."
 )
 EPS = 1e-5
 FALLOFFS = {"white": 0.0, "1/f": 1.0, "1/f^2": 2.0}
