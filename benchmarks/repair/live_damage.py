@@ -8,6 +8,9 @@ from torch import Tensor
 DRAWS = 3
 SHARES = {"one channel": 0.0, "10 %": 0.1, "30 %": 0.3, "50 %": 0.5}
 EVERYTHING = "both, every layer whole"
+POISONED = "in one batch of"
+"""Told of every damage with a poisoned batch."""
+
 POISONED_AT = 3
 """Which batch."""
 
