@@ -37,10 +37,12 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes a quarter of an hour
+bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes half an hour
 	$(BIN)/python benchmarks/scan/run.py
 	$(BIN)/python benchmarks/scan/formats.py
 	$(BIN)/python benchmarks/repair/run.py
+	$(BIN)/python benchmarks/repair/live.py
+	$(BIN)/python benchmarks/repair/noise.py
 	$(BIN)/python benchmarks/live/run.py
 	$(BIN)/python benchmarks/scale/run.py
 	$(BIN)/python benchmarks/guard/run.py

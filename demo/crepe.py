@@ -96,7 +96,7 @@ def synthesise(tones: int, seed: int = 0) -> tuple[Array, Array]:
 
 def _forward(state: State, frames_bn: Array) -> Array:
     """Run the network: shape [frames, 1024] to [frames, 360]."""
-    hidden_btc = _normalised(frames_bn)[:, :, None]
+    hidden_btc = normalised(frames_bn)[:, :, None]
     for layer, stride, padding in _layers():
         hidden_bto = _convolve(hidden_btc, state[f"conv{layer}.weight"], state[f"conv{layer}.bias"], stride, padding)
         scaled_bto = _batch_norm(state, f"conv{layer}_BN", np.maximum(hidden_bto, 0))
@@ -111,7 +111,7 @@ def _layers() -> Iterator[tuple[int, int, tuple[int, int]]]:
     return zip(range(1, LAYERS + 1), _STRIDES, _PADDINGS, strict=True)
 
 
-def _normalised(frames_bn: Array) -> Array:
+def normalised(frames_bn: Array) -> Array:
     """Bring each frame to mean 0 and standard deviation 1 (divided by n - 1): shape [frames, 1024] to the same."""
     centred_bn = frames_bn - frames_bn.mean(axis=1, keepdims=True)
     normalised_bn: Array = centred_bn / np.maximum(centred_bn.std(axis=1, ddof=1, keepdims=True), 1e-10)

@@ -18,7 +18,7 @@ _KINDS: dict[str, dict[str, float]] = {
     "variance negative": {VAR: -1e-3},
     "both NaN": {MEAN: _NAN, VAR: _NAN},
 }
-_LOSSES: dict[str, dict[str, float]] = {
+LOSSES: dict[str, dict[str, float]] = {
     "mean": {MEAN: _NAN},
     "variance": {VAR: _NAN},
     "both": {MEAN: _NAN, VAR: _NAN},
@@ -49,17 +49,17 @@ def damages(norms: list[str]) -> Iterator[Damage]:
         for where, share in _SHARES.items():
             for seed in range(DRAWS):
                 label = f"{kind}, {where} of every layer"
-                yield Damage(label, f"seed {seed}", False, _channels_lost(norms, values, share, seed))
+                yield Damage(label, f"seed {seed}", False, channels_lost(norms, values, share, seed))
     for norm in norms:
-        yield Damage("mean Inf, one whole layer", norm, True, _whole_lost([norm], {MEAN: float("inf")}))
-    for loss, values in _LOSSES.items():
+        yield Damage("mean Inf, one whole layer", norm, True, whole_lost([norm], {MEAN: float("inf")}))
+    for loss, values in LOSSES.items():
         for norm in norms:
-            yield Damage(f"{loss} NaN, one whole layer", norm, True, _whole_lost([norm], values))
-    for loss, values in _LOSSES.items():
-        yield Damage(f"{loss} NaN, every layer whole", "all", True, _whole_lost(norms, values))
+            yield Damage(f"{loss} NaN, one whole layer", norm, True, whole_lost([norm], values))
+    for loss, values in LOSSES.items():
+        yield Damage(f"{loss} NaN, every layer whole", "all", True, whole_lost(norms, values))
 
 
-def _channels_lost(norms: list[str], values: dict[str, float], share: float, seed: int) -> Callable[[State], State]:
+def channels_lost(norms: list[str], values: dict[str, float], share: float, seed: int) -> Callable[[State], State]:
     """Lose a share of the channels of every layer, at least one."""
 
     def apply(state: State) -> State:
@@ -75,7 +75,7 @@ def _channels_lost(norms: list[str], values: dict[str, float], share: float, see
     return apply
 
 
-def _whole_lost(norms: list[str], values: dict[str, float]) -> Callable[[State], State]:
+def whole_lost(norms: list[str], values: dict[str, float]) -> Callable[[State], State]:
     """Lose every channel of some layers."""
 
     def apply(state: State) -> State:

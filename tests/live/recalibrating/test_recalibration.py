@@ -469,6 +469,36 @@ def test_smooth_noise_keeps_its_scale_and_its_neighbours_are_alike():
     assert abs(float(beside) - 2.718281828 ** (-1 / 4)) < 0.02  # of two Gaussians of width 1, shifted by 1
 
 
+def test_noise_that_falls_off_keeps_its_scale_and_its_spectrum_falls_by_that_power():
+    values = torch.cat(list(torchmend.noise((64, 3, 32, 32), mean=2.0, std=0.5, falloff=1.0)))
+    assert abs(float(values.mean()) - 2.0) < 0.02
+    assert abs(float(values.square().mean() - 4) - 0.25) < 0.05
+    amplitude = torch.fft.fft2(values - 2).abs().square().mean((0, 1)).sqrt()
+    assert abs(float(amplitude[0, 2] / amplitude[0, 8]) - 4) < 0.2
+    assert abs(float(amplitude[6, 0] / amplitude[0, 6]) - 1) < 0.05
+
+
+def test_noise_without_positions_has_nothing_to_fall_off_along():
+    plain, falling = torchmend.noise((8, 5)), torchmend.noise((8, 5), falloff=1.0)
+    assert all(torch.equal(one, other) for one, other in zip(plain, falling, strict=True))
+
+
+def test_on_noise_a_layer_is_brought_to_the_scale_of_its_surviving_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12))
+    torchmend.recalibrate(model, images(), layers="all")  # of mean 1 and deviation 2
+    mean, variance = model[1].running_mean.clone(), model[1].running_var.clone()
+    for buffer in (model[1].running_mean, model[1].running_var):
+        buffer[::3] = NAN
+    torchmend.recalibrate(model, torchmend.noise((16, 3, 9, 9)))  # of mean 0 and deviation 1
+    torch.testing.assert_close(model[1].running_var, variance, rtol=0.1, atol=0)
+    kept = [at for at in range(12) if at % 3]
+    assert torch.equal(model[1].running_var[kept], variance[kept])
+    off = (model[1].running_mean - mean).square().mean().sqrt() / variance.mean().sqrt()
+    unmatched = (model[0].bias.detach() - mean)[::3].square().mean().sqrt() / variance.mean().sqrt()
+    assert off < unmatched / 2
+
+
 def test_noise_of_too_few_values_to_normalise_by_is_an_error_and_the_model_stays():
     model = destroy(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     before = bits(model)
@@ -498,7 +528,16 @@ def test_each_tensor_tells_the_rung_it_stands_on(batches, rung):
 
 @pytest.mark.parametrize(
     "options",
-    [{"shape": ()}, {"shape": (4, 0)}, {"batches": 1}, {"std": 0.0}, {"smooth": -1.0}, {"mean": INF}, {"std": NAN}],
+    [
+        {"shape": ()},
+        {"shape": (4, 0)},
+        {"batches": 1},
+        {"std": 0.0},
+        {"smooth": -1.0},
+        {"falloff": 5.0},
+        {"mean": INF},
+        {"std": NAN},
+    ],
 )
 def test_noise_without_meaning_is_refused(options):
     with pytest.raises(torchmend.UserError):

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torchmend.facts.errors import UserError
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on a batch."""
+
+MOST_FALLOFF = 4.0
+"""Above, noise is but one slope over the whole input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class Noise:
         mean: Of every element.
         std: Of every element.
         smooth: Over how many positions along axes 2 and up it is smoothed.
+        falloff: By what power of the frequency along these axes its amplitude falls.
         seed: Of a generator of their own.
     """
 
@@ -33,6 +38,7 @@ class Noise:
     mean: float = 0.0
     std: float = 1.0
     smooth: float = 0.0
+    falloff: float = 0.0
     seed: int = 0
 
     def __len__(self) -> int:
@@ -41,7 +47,8 @@ class Noise:
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.batches):
-            yield smoothed(torch.randn(self.shape, generator=generator), self.smooth) * self.std + self.mean
+            white = torch.randn(self.shape, generator=generator)
+            yield smoothed(coloured(white, self.falloff), self.smooth) * self.std + self.mean
 
 
 def smoothed(white: Tensor, width: float) -> Tensor:
@@ -61,8 +68,38 @@ def smoothed(white: Tensor, width: float) -> Tensor:
     return white
 
 
+def coloured(white: Tensor, falloff: float) -> Tensor:
+    """Have the amplitude of noise fall with frequency, and scale it so that its expected variance stays.
+
+    Args:
+        white: Independent values, shape [N, C, ...]; axes from 2 on are positions.
+        falloff: The amplitude goes as frequency ** -falloff, the frequency being the length of the vector of those
+            along the axes, and that of the mean over all positions counting as the lowest other one; 0 leaves the
+            noise as it is.
+    """
+    axes = list(range(2, white.dim()))
+    if falloff == 0 or not axes:
+        return white
+    squares = [
+        torch.fft.fftfreq(white.shape[axis]).square().reshape(-1, *[1] * (white.dim() - 1 - axis)) for axis in axes
+    ]
+    lowest = 1 / max(white.shape[axis] for axis in axes)
+    frequency = reduce(torch.add, squares).sqrt().clamp(min=lowest)
+    gain = frequency.pow(-falloff)
+    gain = gain / gain.square().mean().sqrt()
+    result: Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * gain, dim=axes).real
+    return result
+
+
 def noise(
-    shape: Sequence[int], *, batches: int = 16, mean: float = 0.0, std: float = 1.0, smooth: float = 0.0, seed: int = 0
+    shape: Sequence[int],
+    *,
+    batches: int = 16,
+    mean: float = 0.0,
+    std: float = 1.0,
+    smooth: float = 0.0,
+    falloff: float = 0.0,
+    seed: int = 0,
 ) -> Noise:
     """Make batches of normal noise to recalibrate on when there is no data.
 
@@ -73,6 +110,9 @@ def noise(
         std: Likewise, above 0.
         smooth: Neighbouring pixels or samples of real inputs are alike: over how many of them (0 to not at all; around
             1 suits small pictures). Axes from 2 on are positions.
+        falloff: Another way to have neighbours alike, at all distances: amplitude falls as frequency ** -falloff. 1 is
+            that of photographs (Field, "Relations between the statistics of natural images and the response properties
+            of cortical cells", 1987). Takes the same axes; use one or the other.
         seed: Of the noise; torch's own generators stay as they are.
 
     Returns:
@@ -92,7 +132,9 @@ def noise(
         raise UserError(f"mean is {mean} and std is {std}; both must be finite, and std above 0.")
     if not 0 <= smooth < float("inf"):
         raise UserError(f"smooth is {smooth}; it must be 0 or more, and finite.")
-    return Noise(shape=sizes, batches=batches, mean=mean, std=std, smooth=smooth, seed=seed)
+    if not 0 <= falloff <= MOST_FALLOFF:
+        raise UserError(f"falloff is {falloff}; it must be from 0 to {MOST_FALLOFF}. 1 suits photographs.")
+    return Noise(shape=sizes, batches=batches, mean=mean, std=std, smooth=smooth, falloff=falloff, seed=seed)
 
 
 def first_batches(batches: Iterable[Any], most: int) -> list[Any]:

@@ -26,6 +26,7 @@ from torchmend.live.recalibrating.moments import Moments, merged
 from torchmend.live.recalibrating.outliers import left_out
 from torchmend.live.recalibrating.passes import Passes, uncompiled
 from torchmend.live.recalibrating.results import Recalibration, Reestimate
+from torchmend.live.recalibrating.survivors import matched
 
 FEWEST_BATCHES = 2
 FEWEST_VALUES = 16
@@ -49,7 +50,8 @@ def recalibrate(
     One damaged layer after the other, in order of execution: the batches are run through the model in evaluation mode,
     with everything before the layer as it will be used, and mean and unbiased variance of all that the layer gets are
     taken together, exactly. On noise, healthy layers normalise by the batch too: what comes out of them then has the
-    mean and the deviation that it has on data, however little noise looks like data. A batch whose statistics at a
+    mean and the deviation that it has on data, however little noise looks like data; and a layer of which channels
+    survived has the others brought to their scale. A batch whose statistics at a
     layer are not finite, or far from those of the others, is left out there. Layers are those that have buffers
     `running_mean` and `running_var`: all of torch's, and others with channels on axis 1. InstanceNorm gets the average
     over instances, as in training; for a layer that is called several times in a forward pass, all calls count alike.
@@ -169,8 +171,11 @@ class _Job:
 
     def _write(self, estimate: _Estimate, chosen: "_Chosen") -> None:
         layer, whole = estimate.layer, estimate.whole
-        mean = _over(chosen.old_mean, whole.mean, chosen.mean)
-        variance = _over(chosen.old_variance, whole.variance, chosen.variance)
+        mean, variance = whole.mean, whole.variance
+        if self._rung is Rung.NOISE and self._only_damaged:
+            mean, variance = matched(whole, chosen.old_mean, chosen.old_variance, layer.eps)
+        mean = _over(chosen.old_mean, mean, chosen.mean)
+        variance = _over(chosen.old_variance, variance, chosen.variance)
         layer.write(mean, variance)
         if layer.is_damaged:
             raise UserError(
