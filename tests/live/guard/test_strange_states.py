@@ -282,6 +282,18 @@ def test_a_mask_that_the_first_step_fills_with_infinities_is_no_damage():
     assert not guard.events.decisions
 
 
+def test_nor_is_one_of_another_name():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.register_buffer("causal", torch.zeros(3))
+    model.register_forward_hook(lambda module, *_: fill(module.causal))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer, check_every=3) as guard:
+        for _ in range(7):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    assert not guard.events.decisions
+
+
 class Counting(torch.optim.SGD):
     """A user's optimizer that counts in a tensor and a list of its groups."""
 

@@ -45,7 +45,8 @@ class Patients:
         models: Whose parameters and buffers are looked at.
         optimizers: Whose state is.
         averages: Averaged models; what is damaged in them is taken from the live ones.
-        legal: Buffers that were not finite from the start: a best loss of Inf, the range of an observer.
+        legal: Buffers that were not finite from the start, or became infinite in the first step that happened: a best
+            loss of Inf, the range of an observer, a mask.
     """
 
     models: Sequence[nn.Module] = ()
@@ -101,7 +102,7 @@ def _outside(findings: Iterable[Finding], legal: frozenset[str]) -> list[Finding
     return [each for each in findings if each.place not in legal]
 
 
-def not_finite_buffers(models: Iterable[nn.Module]) -> frozenset[str]:
+def not_finite_buffers(models: Sequence[nn.Module]) -> frozenset[str]:
     """Name the buffers outside of normalisation layers that hold Inf or NaN now."""
     return frozenset(
         name
@@ -110,6 +111,12 @@ def not_finite_buffers(models: Iterable[nn.Module]) -> frozenset[str]:
         if buffer.is_floating_point() and buffer.element_size() > 1 and not is_statistic(name)
         if not bool(buffer.isfinite().all())
     )
+
+
+def infinite_buffers(models: Sequence[nn.Module]) -> frozenset[str]:
+    """Name those among them that hold no NaN: masks, as the first forward pass may make them."""
+    buffers = {name: each for model in models for name, each in model.named_buffers()}
+    return frozenset(name for name in not_finite_buffers(models) if not bool(buffers[name].isnan().any()))
 
 
 _Model = nn.Module | dict[str, Any]

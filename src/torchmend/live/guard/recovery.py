@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch.optim import Optimizer
 
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision
-from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check, not_finite_buffers
+from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check, infinite_buffers, not_finite_buffers
 from torchmend.live.guard.options import GuardOptions
 from torchmend.live.guard.ownership import averaged_model
 from torchmend.live.guard.ranks import worst
@@ -49,7 +50,7 @@ class Recovery:
         options: GuardOptions,
         announce: Announce,
     ) -> None:
-        self._models, self._optimizers, self._schedulers = models, optimizers, schedulers
+        self._models, self._optimizers, self._schedulers, self._averages = models, optimizers, schedulers, averages
         self._options = options
         self._announce = announce
         self._acts = not options.observe_only
@@ -59,7 +60,7 @@ class Recovery:
             averages=averages if Sensor.AVERAGES in options.sensors else (),
             legal=not_finite_buffers([*models, *map(averaged_model, averages)]),
         )
-        self._suspects = self._doubts = False
+        self._suspects = self._doubts = self._has_begun = False
         self._checked = -LEAST_GAP
         self._snapshots: Snapshots | None = None
         if options.ring is not None and self._acts:
@@ -102,6 +103,10 @@ class Recovery:
         every = self._options.check_every
         if not every:
             return
+        if not (self._has_begun or self._doubts):
+            self._has_begun = True
+            made = infinite_buffers([*self._models, *map(averaged_model, self._averages)])
+            self._patients = replace(self._patients, legal=self._patients.legal | made)
         is_routine = step % every == 0
         is_suspect = self._suspects and step - self._checked >= LEAST_GAP
         is_kept = self._snapshots is not None and self._snapshots.is_due(step) and not self._doubts

@@ -48,7 +48,7 @@ class SampledForward:
         self._models = models
         self._headroom = Headroom(models) if Sensor.HEADROOM in sensors else None
         self._calibration = Calibration(models) if Sensor.CALIBRATION in sensors else None
-        self._origins = Origins(models)
+        self._origins = Origins(models) if Sensor.HEADROOM in sensors else None
         self._every, self._step, self._tell = every, step, tell
         self._looked = 0
         self._seeks = False
@@ -57,13 +57,15 @@ class SampledForward:
 
     def attach(self, wrapping: Wrapping) -> None:
         """Hook the models' outermost forward passes."""
+        if self._headroom is None and self._calibration is None:
+            return
         for model in self._models:
             wrapping.hook(model.register_forward_pre_hook(Hook(self._before_forward)))
 
     @property
     def origin(self) -> str:
         """The first module that put out NaN or Inf when it was last looked for; empty if none did."""
-        return self._origins.first
+        return self._origins.first if self._origins is not None else ""
 
     def seek(self) -> None:
         """Look in the next forward pass where values that are not finite come from."""
@@ -74,7 +76,7 @@ class SampledForward:
         if self._is_open or not module.training or not (self._seeks or step - self._looked >= self._pause):
             return
         self._is_open, self._looked = True, step
-        if self._seeks:
+        if self._seeks and self._origins is not None:
             self._origins.open()
         self._seeks = False
         if self._headroom is not None:
