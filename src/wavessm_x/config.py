@@ -34,7 +34,7 @@ class ModelConfig:
         fass_no_delta: Leave the step size as it is.
         ssm: How scans are computed.
         masked: Whether a mask is given as a fourth channel.
-        half_fft: Cast spectra to half precision before they are normalised, as the broken trainer did; for demonstrations.
+        half_fft: Cast spectra to half precision before they are normalised, as the broken trainer did, to show it.
     """
 
     channels: tuple[int, int, int, int] = (16, 32, 64, 128)
@@ -201,6 +201,6 @@ def _plain(value: Any) -> Any:
 def model_config(plain: dict[str, Any]) -> ModelConfig:
     """Make a model's config from what `as_plain` made of one; what this version does not know is left out."""
     known = {each.name for each in fields(ModelConfig)}
-    return ModelConfig(**{
-        name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in known
-    })
+    return ModelConfig(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in known}
+    )

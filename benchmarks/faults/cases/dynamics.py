@@ -280,8 +280,8 @@ CASES = (
         onset=150,
         required=TAKEN_BACK,
         make=lr_jump,
-        loses_because="Each return replays the schedule up to its jump, so that half the run goes by before the rate is "
-        "halved often enough; the bench ends its run there, whatever state that leaves.",
+        loses_because="Each return replays the schedule up to its jump, so that half the run goes by before the rate "
+        "is halved often enough; the bench ends its run there, whatever state that leaves.",
     ),
     Case(
         name="bit_flip",

@@ -382,3 +382,13 @@ def test_what_sampled_sensors_know_goes_through_a_save():
     with Guard(model, optimizer, **options) as guard:
         guard.load_state_dict(state)
         assert json.loads(json.dumps(guard.state_dict())) == state
+
+
+def test_the_last_gradient_norm_can_be_read():
+    model, optimizer, guard = start()
+    assert guard.gradient_norm == 0.0
+    images, labels = batch(0)
+    nn.functional.cross_entropy(model(images), labels).backward()
+    norm = torch.linalg.vector_norm(torch.cat([each.grad.flatten() for each in model.parameters()]))
+    optimizer.step()
+    assert guard.gradient_norm == pytest.approx(float(norm), rel=1e-5)

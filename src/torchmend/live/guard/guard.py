@@ -98,6 +98,7 @@ class Guard:
         clip = None if self.options.observe_only else self.options.clip
         self._clippers = [Clipper(clip) for _ in self.optimizers] if clip else []
         self._returning: Decision | None = None
+        self._norm = 0.0
         self._recovery = Recovery(
             self.models,
             self.optimizers,
@@ -118,6 +119,11 @@ class Guard:
     def steps(self) -> int:
         """How many steps came to their end, of the optimizer that took most."""
         return max(self._counted())
+
+    @property
+    def gradient_norm(self) -> float:
+        """The 2-norm of all gradients in the step that was judged last, before clipping, without the scaler."""
+        return self._norm
 
     def _counted(self) -> list[int]:
         """Return the steps of each optimizer; after detaching, or switched off, as they were."""
@@ -225,6 +231,7 @@ class Guard:
             can_go_back=self._recovery.can_go_back(self.steps),
             lowest_rate=lowest(transaction.optimizer),
         )
+        self._norm = seen.gradient_norm
         self._memory.states[at], decision = decide(self._policy, self._memory.states[at], seen)
         if decision.is_odd and transaction.sampled_updates is not None:
             transaction.sampled_updates.looks_next = True

@@ -1,0 +1,1 @@
+"""The training loop, its checkpoints, its validation, and how torchmend guards it."""

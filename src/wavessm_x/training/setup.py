@@ -1,0 +1,126 @@
+"""What a training is made of: the parts, put together on their devices."""
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import torchmend
+from wavessm_x.config import DataConfig, ModelConfig, TrainConfig
+from wavessm_x.data import Datasets, load
+from wavessm_x.losses import Losses
+from wavessm_x.model import Inpainting
+from wavessm_x.optim import make_optimizer, make_scheduler
+from wavessm_x.training.protection import Protection
+
+logger = logging.getLogger("wavessm_x")
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """The parts of a training.
+
+    Args:
+        fabric: Devices, precision and processes.
+        model: The network itself.
+        forward: What is called in training: the network, compiled or wrapped as it is used.
+        optimizer: AdamW, as it is stepped.
+        scheduler: Of its learning rate; counts the steps that were applied.
+        scaler: For float16; None otherwise.
+        average: Averaged weights; None without.
+        losses: With their balancing.
+        protection: The guard.
+        datasets: The pictures.
+    """
+
+    fabric: Fabric
+    model: Inpainting
+    forward: nn.Module
+    optimizer: Any
+    scheduler: Any
+    scaler: torch.amp.GradScaler | None
+    average: AveragedModel | None
+    losses: Losses
+    protection: Protection
+    datasets: Datasets
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is validated: the average, if there is one."""
+        return self.model if self.average is None else self.average
+
+
+def make_fabric(config: TrainConfig, accelerator: str = "auto", devices: int | str = "auto") -> Fabric:
+    """Return where and how the training runs; launched by torchrun it takes the processes that it finds.
+
+    Args:
+        config: Of the training.
+        accelerator: As Fabric names it.
+        devices: The same.
+    """
+    if config.precision == "32":
+        return Fabric(accelerator=accelerator, devices=devices, precision="32-true")
+    kind = "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+    scaler = torch.amp.GradScaler(kind) if config.precision == "16-mixed" else None
+    plugin = MixedPrecision(config.precision, kind, scaler)
+    return Fabric(accelerator=accelerator, devices=devices, plugins=[plugin])
+
+
+def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fabric) -> Parts:
+    """Make every part of a training, from one seed.
+
+    Args:
+        model_config: Of the model.
+        data: Of the pictures.
+        config: Of the training.
+        fabric: Launched already.
+
+    Raises:
+        DataError: There is nothing to train on.
+    """
+    random.seed(data.seed)
+    np.random.seed(data.seed)
+    torch.manual_seed(data.seed)
+    datasets = load(data, masked=model_config.masked)
+    model = Inpainting(model_config)
+    logger.info("Configuring BatchNorm layers for numerical stability...")
+    torchmend.configure_bn_for_stability(model)
+    model.to(fabric.device)
+    optimizer = make_optimizer(model, config.lr, config.weight_decay)
+    scheduler = make_scheduler(optimizer, config.num_iter)
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)).requires_grad_(requires_grad=False)
+        if config.ema
+        else None
+    )
+    compiled = torch.compile(model) if config.compile else model
+    forward, stepped = fabric.setup(compiled, optimizer, _reapply_compile=False)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    wrapper = next((each for each in forward.modules() if isinstance(each, nn.parallel.DistributedDataParallel)), None)
+    protection = Protection(
+        compiled if wrapper is None else wrapper,
+        optimizer,
+        config,
+        scaler=scaler,
+        scheduler=scheduler,
+        ema=average,
+    )
+    return Parts(
+        fabric=fabric,
+        model=model,
+        forward=forward,
+        optimizer=stepped,
+        scheduler=scheduler,
+        scaler=scaler,
+        average=average,
+        losses=Losses(config.loss_weights, config.num_iter, config.perceptual_weights),
+        protection=protection,
+        datasets=datasets,
+    )

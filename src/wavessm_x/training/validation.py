@@ -1,0 +1,93 @@
+"""Validation on full pictures, which one bad picture does not end."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wavessm_x.data import Sample
+from wavessm_x.metrics import scores
+
+logger = logging.getLogger("wavessm_x")
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a validation found; means over pictures, NaN where there is none.
+
+    Args:
+        val_loss: The training loss.
+        psnr: In decibels.
+        ssim: Structural similarity, up to 1.
+        psnr_masked: PSNR over masked pixels, in decibels.
+        ssim_masked: Mean of the SSIM map there.
+        succeeded: Pictures that were scored.
+        failed: Pictures that were not.
+    """
+
+    val_loss: float = math.nan
+    psnr: float = math.nan
+    ssim: float = math.nan
+    psnr_masked: float = math.nan
+    ssim_masked: float = math.nan
+    succeeded: int = 0
+    failed: int = 0
+
+
+@torch.no_grad()
+def validate(model: nn.Module, pictures: Sequence[Sample], loss: Loss, device: torch.device) -> Validation:
+    """Score a model on full pictures, one by one; a picture that fails is named and left out.
+
+    Args:
+        model: Called with image and mask; its mode is restored.
+        pictures: With fixed masks.
+        loss: Of output and target.
+        device: Where the model is.
+    """
+    was_training = model.training
+    model.eval()
+    found: list[dict[str, float]] = []
+    failed = 0
+    try:
+        for number in range(len(pictures)):
+            try:
+                found.append(_scored(model, pictures[number], loss, device))
+            except Exception as error:  # whatever one picture raises, the others still count
+                failed += 1
+                logger.warning("[VAL ERROR] Batch %d failed: %s", number, error)
+    finally:
+        model.train(was_training)
+    if not found:
+        logger.warning("[WARN] Validation produced 0 valid batches! (%d failed)", failed)
+        return Validation(failed=failed)
+    if failed:
+        logger.info("[INFO] %d validation batches failed, %d succeeded", failed, len(found))
+    means = {name: _mean([each[name] for each in found]) for name in found[0]}
+    return Validation(**means, succeeded=len(found), failed=failed)
+
+
+def _scored(model: nn.Module, sample: Sample, loss: Loss, device: torch.device) -> dict[str, float]:
+    image, target, mask = (sample[key].unsqueeze(0).to(device) for key in ("image", "target", "mask"))
+    output = model(image, mask)
+    if not bool(output.isfinite().all()):
+        raise ArithmeticError(f"the output for {sample['name']} is not finite")
+    value = float(loss(output, target))
+    return {"val_loss": value, **scores(output[0].float().clamp(0, 1), target[0], mask[0])}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of those that are numbers: a picture without a mask has no masked score."""
+    known = [each for each in values if not math.isnan(each)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def as_history(validation: Validation, iteration: int) -> dict[str, Any]:
+    """Return what goes into `val_history`."""
+    names = ("val_loss", "psnr", "ssim", "psnr_masked", "ssim_masked")
+    return {"iteration": iteration, **{name: getattr(validation, name) for name in names}}
