@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavessm_x.data.reading import SUFFIXES, Size, UnreadableError, check
+from wavessm_x.data.reading import SUFFIXES, Size, UnreadableError, check, quietly
 
 INPUTS = ("inp", "input")
 """Where damaged pictures lie, in a folder of pairs."""
@@ -121,7 +121,7 @@ def files(folder: Path) -> list[Path]:
 
 def check_all(paths: Iterable[Path]) -> list[_Checked | Skipped]:
     """Decode and digest files, in threads: decoders leave the interpreter free."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with quietly(), ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(_check, paths))
 
 

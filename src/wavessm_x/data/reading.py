@@ -2,6 +2,8 @@
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,14 @@ class Size(NamedTuple):
     width: int
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep decoders from warning of odd metadata or large sizes: no reason not to train on a picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def read(path: Path, *, background: int = 255) -> Pixels:
     """Read a picture.
 
@@ -62,18 +72,15 @@ def read(path: Path, *, background: int = 255) -> Pixels:
     Raises:
         UnreadableError: The file is missing, damaged, cut off, of another kind, or holds floats that are not finite.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata, large sizes: no reason not to train on a picture
-        try:
-            with Image.open(path) as opened:
-                upright = ImageOps.exif_transpose(opened)
-                return np.array(_rgb(upright, background))
-        except UNREADABLE as error:
-            raise UnreadableError(path, _first_line(error)) from error
+    try:
+        with quietly(), Image.open(path) as opened:
+            return np.array(_rgb(ImageOps.exif_transpose(opened), background))
+    except UNREADABLE as error:
+        raise UnreadableError(path, _first_line(error)) from error
 
 
 def check(path: Path) -> Size:
-    """Decode a picture as cheaply as shows that it is whole.
+    """Decode a picture as cheaply as shows that it is whole; to be called within `quietly`, which threads cannot do.
 
     Args:
         path: Its file.
@@ -84,18 +91,16 @@ def check(path: Path) -> Size:
     Raises:
         UnreadableError: As `read`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as opened:
-                width, height = opened.size
-                turned = opened.getexif().get(ORIENTATION, 1) >= 5
-                opened.draft("RGB", (CHECKED_SIDE, CHECKED_SIDE))
-                opened.load()
-                if opened.mode == "F":
-                    _eight_bits(opened)
-        except UNREADABLE as error:
-            raise UnreadableError(path, _first_line(error)) from error
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(ORIENTATION, 1) >= 5
+            opened.draft("RGB", (CHECKED_SIDE, CHECKED_SIDE))
+            opened.load()
+            if opened.mode == "F":
+                _eight_bits(opened)
+    except UNREADABLE as error:
+        raise UnreadableError(path, _first_line(error)) from error
     return Size(width, height) if turned else Size(height, width)
 
 
