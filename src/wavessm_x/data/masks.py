@@ -26,6 +26,9 @@ THIN_PEN = (1.0, 5.0)
 THICK_PEN = (15.0, 80.0)
 """Widths of lines and strokes in pixels of a picture of the usual side."""
 
+LINES_AT_ONCE = 10
+"""One thin line covers little."""
+
 COARSEST, FINEST = 3, 9
 """Cells of the noise that blobs come from, along the shorter side."""
 
@@ -65,7 +68,10 @@ def blobs(height: int, width: int, rng: np.random.Generator, coverage: float) ->
         rng: Where all randomness comes from.
         coverage: The share of pixels that is true, from 0 to 1.
     """
-    cells = rng.uniform(COARSEST, FINEST) / min(height, width)
+    cells = rng.uniform(LINES_AT_ONCE = 10
+"""One thin line covers little."""
+
+COARSEST, FINEST) / min(height, width)
     coarse = rng.standard_normal((math.ceil(height * cells) + 1, math.ceil(width * cells) + 1), dtype=np.float32)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     count = min(max(round(coverage * smooth.size), 1), smooth.size)
@@ -93,8 +99,10 @@ def _shapes(
     return None
 
 
-def _line(pen: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) -> None:
-    _wander(pen, rng, THIN_PEN, 1.0, rng.uniform(0.0, 0.3))
+def _lines(pen: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) -> None:
+    bend = rng.uniform(0.0, 0.3)
+    for _ in range(math.ceil(LINES_AT_ONCE * scale)):
+        _wander(pen, rng, THIN_PEN, 1.0, bend)
 
 
 def _stroke(pen: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) -> None:
@@ -144,5 +152,5 @@ def _bounds(pen: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) ->
     return across - width / 2, down - height / 2, across + width / 2, down + height / 2
 
 
-SHAPES: tuple[Shape, ...] = (_line, _stroke, _box, _ellipse, _polygon)
+SHAPES: tuple[Shape, ...] = (_lines, _stroke, _box, _ellipse, _polygon)
 """What masks are made of, besides blobs."""

@@ -23,7 +23,16 @@ CHECKED_SIDE = 64
 ORIENTATION = 0x0112
 """The EXIF tag; from 5 on, width and height change places (EXIF 2.32, section 4.6.4)."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 """What Pillow raises on damaged files."""
 
 
