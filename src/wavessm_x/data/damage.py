@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from wavessm_x.data.masks import COVERAGE, Mask, draw
 from wavessm_x.data.reading import Pixels
@@ -28,8 +28,19 @@ LARGEST_TURN = 1.5 * math.pi
 Other = Callable[[int, int], Pixels]
 """Gives another picture of a height and a width."""
 
-Filling = Callable[[Pixels, Mask, np.random.Generator, Other], Pixels]
-"""Makes of a whole picture [h, w, 3] what is seen where the mask is true."""
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A region of a picture that is about to be filled, and what it may be filled from."""
+
+    picture: Pixels
+    region: Mask
+    rng: np.random.Generator
+    other: Other
+
+
+Filling = Callable[[_Spot], Pixels]
+"""Makes a whole picture [h, w, 3], of which the region will be seen."""
 
 
 def damage(clean: Pixels, rng: np.random.Generator, other: Other) -> Pixels:
@@ -41,7 +52,7 @@ def damage(clean: Pixels, rng: np.random.Generator, other: Other) -> Pixels:
         other: Where another picture to lay over comes from; it is called only when one is.
 
     Returns:
-        [h, w, 3]. The regions cover 15 to 50 % together at most; within them a smear or swirl of even ground changes nothing.
+        [h, w, 3]. The regions cover half of it at most; a smear or swirl of even ground changes nothing there.
     """
     height, width = clean.shape[:2]
     layers = int(rng.integers(1, LAYERS_AT_MOST + 1))
@@ -49,73 +60,65 @@ def damage(clean: Pixels, rng: np.random.Generator, other: Other) -> Pixels:
     for _ in range(layers):
         region = draw(height, width, rng, (COVERAGE[0] / layers, COVERAGE[1] / layers))
         filling = FILLINGS[rng.integers(len(FILLINGS))]
-        spoilt[region] = filling(spoilt, region, rng, other)[region]
+        spoilt[region] = filling(_Spot(spoilt, region, rng, other))[region]
     return spoilt
 
 
-def _paint(clean: Pixels, region: Mask, rng: np.random.Generator, other: Other) -> Pixels:
+def _paint(spot: _Spot) -> Pixels:
     """One colour; as often as not black, white or grey."""
-    colour = rng.integers(0, 256, 3) if rng.random() < 0.5 else np.repeat(rng.choice([0, 128, 255]), 3)
-    return np.broadcast_to(colour.astype(np.uint8), clean.shape)
+    colour = spot.rng.integers(0, 256, 3) if spot.rng.random() < 0.5 else np.repeat(spot.rng.choice([0, 128, 255]), 3)
+    return np.broadcast_to(colour.astype(np.uint8), spot.picture.shape)
 
 
-def _grain(clean: Pixels, region: Mask, rng: np.random.Generator, other: Other) -> Pixels:
+def _grain(spot: _Spot) -> Pixels:
     """Noise about one colour."""
-    noise = rng.normal(rng.uniform(0, 255, 3), rng.uniform(20, 90), clean.shape)
+    noise = spot.rng.normal(spot.rng.uniform(0, 255, 3), spot.rng.uniform(20, 90), spot.picture.shape)
     return noise.clip(0, 255).astype(np.uint8)
 
 
-def _smear(clean: Pixels, region: Mask, rng: np.random.Generator, other: Other) -> Pixels:
+def _smear(spot: _Spot) -> Pixels:
     """The mean of copies that are moved step by step in one direction."""
-    length = rng.uniform(*SMEAR_LENGTH) * min(clean.shape[:2])
-    angle = rng.uniform(0, math.tau)
-    steps = np.arange(1, SMEAR_STEPS + 1) * length / SMEAR_STEPS
-    down, across = np.arange(clean.shape[0])[:, None], np.arange(clean.shape[1])[None, :]
-    moved = [_look_up(clean, down + step * math.sin(angle), across + step * math.cos(angle)) for step in steps]
-    return np.mean(moved, axis=0, dtype=np.float32).round().astype(np.uint8)
+    height, width = spot.region.shape
+    length = spot.rng.uniform(*SMEAR_LENGTH) * min(height, width)
+    angle = spot.rng.uniform(0, math.tau)
+    down, across = np.arange(height)[:, None], np.arange(width)[None, :]
+    total = np.zeros(spot.picture.shape, np.float32)
+    for step in np.linspace(length / SMEAR_STEPS, length, SMEAR_STEPS):
+        total += _look_up(spot.picture, down + step * math.sin(angle), across + step * math.cos(angle))
+    return (total / SMEAR_STEPS).round().astype(np.uint8)
 
 
-def _swirl(clean: Pixels, region: Mask, rng: np.random.Generator, other: Other) -> Pixels:
+def _swirl(spot: _Spot) -> Pixels:
     """The picture turned about the region's middle, less and less outwards."""
-    rows, columns = np.nonzero(region)
-    down, across = np.arange(clean.shape[0])[:, None] - rows.mean(), np.arange(clean.shape[1])[None, :] - columns.mean()
-    radius = max(rows.std(), columns.std(), 1.0)
-    turn = rng.choice([-1, 1]) * rng.uniform(0.5, 1.0) * LARGEST_TURN * np.exp(-np.hypot(down, across) / radius)
+    rows, columns = np.nonzero(spot.region)
+    middle_down, middle_across = rows.mean(), columns.mean()
+    down = np.arange(spot.region.shape[0])[:, None] - middle_down
+    across = np.arange(spot.region.shape[1])[None, :] - middle_across
+    near = np.exp(-np.hypot(down, across) / max(rows.std(), columns.std(), 1.0))
+    turn = near * LARGEST_TURN * spot.rng.uniform(0.5, 1.0) * spot.rng.choice([-1, 1])
     sine, cosine = np.sin(turn), np.cos(turn)
-    return _look_up(clean, down * cosine + across * sine + rows.mean(), across * cosine - down * sine + columns.mean())
+    from_down, from_across = down * cosine + across * sine, across * cosine - down * sine
+    return _look_up(spot.picture, from_down + middle_down, from_across + middle_across)
 
 
-def _overlay(clean: Pixels, region: Mask, rng: np.random.Generator, other: Other) -> Pixels:
+def _overlay(spot: _Spot) -> Pixels:
     """Another picture, nearly opaque."""
-    opacity = rng.uniform(*OPACITY)
-    return (opacity * other(*clean.shape[:2]) + (1 - opacity) * clean).round().astype(np.uint8)
+    opacity = spot.rng.uniform(*OPACITY)
+    mixed = opacity * spot.other(*spot.region.shape) + (1 - opacity) * spot.picture
+    return np.asarray(mixed.round(), dtype=np.uint8)
 
 
 def _look_up(picture: Pixels, down: npt.NDArray[np.float64], across: npt.NDArray[np.float64]) -> Pixels:
     """Take pixels from the nearest of the places [h, w] or broadcasting to it, reflected at the edges."""
     rows, columns = _reflect(down, picture.shape[0]), _reflect(across, picture.shape[1])
-    return picture[rows, columns]
+    taken: Pixels = picture[rows, columns]
+    return taken
 
 
 def _reflect(places: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.intp]:
     period = max(2 * (size - 1), 1)
     folded = np.abs(np.rint(places).astype(np.intp)) % period
     return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(folded)
-
-
-def fit(picture: Pixels, height: int, width: int) -> Pixels:
-    """Scale a picture until it covers a size, and cut what is over at the middle.
-
-    Args:
-        picture: [h, w, 3].
-        height: Wanted, in pixels.
-        width: Likewise.
-    """
-    scale = max(height / picture.shape[0], width / picture.shape[1])
-    tall, wide = height / scale, width / scale
-    top, left = (picture.shape[0] - tall) / 2, (picture.shape[1] - wide) / 2
-    box = (left, top, left + wide, top + tall)
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 FILLINGS: tuple[Filling, ...] = (_paint, _grain, _smear, _swirl, _overlay)

@@ -20,6 +20,10 @@ class DataError(ValueError):
     """Pictures that cannot be trained on; the message says which, why, and what to do."""
 
 
+class DataWarning(UserWarning):
+    """Something is left out, and the work goes on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
     """A file that is not used.
@@ -93,9 +97,7 @@ def find(folder: Path) -> Found:
     elif inputs is None or targets is None:
         missing = INPUTS if inputs is None else TARGETS
         there = targets if inputs is None else inputs
-        raise DataError(
-            f"{there} has no partner: make a folder named {' or '.join(missing)} beside it, of the same names."
-        )
+        raise DataError(f"{there} has no partner: put the other half into a folder {' or '.join(missing)} beside it.")
     else:
         found = _pairs(inputs, targets)
     if not found.pictures:
@@ -107,9 +109,7 @@ def demand_folder(folder: Path) -> None:
     """Raise DataError unless there is such a folder."""
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(
-            f"The folder of pictures {folder} {what} (seen from {Path.cwd()}). Give the path of one that does."
-        )
+        raise DataError(f"The folder of pictures {folder} {what}, seen from {Path.cwd()}. Give one that does.")
 
 
 def files(folder: Path) -> list[Path]:

@@ -43,7 +43,7 @@ def draw(height: int, width: int, rng: np.random.Generator, coverage: tuple[floa
         height: Of the picture, in pixels, from 1.
         width: Likewise.
         rng: Where all randomness comes from.
-        coverage: The least and the largest share that is masked, from 0 to 1; pictures of a few pixels cannot always hold to it.
+        coverage: The least and the largest share that is masked, from 0 to 1; a few pixels may have to miss it.
 
     Returns:
         The mask; at least one pixel is true.
@@ -68,10 +68,7 @@ def blobs(height: int, width: int, rng: np.random.Generator, coverage: float) ->
         rng: Where all randomness comes from.
         coverage: The share of pixels that is true, from 0 to 1.
     """
-    cells = rng.uniform(LINES_AT_ONCE = 10
-"""One thin line covers little."""
-
-COARSEST, FINEST) / min(height, width)
+    cells = rng.uniform(COARSEST, FINEST) / min(height, width)
     coarse = rng.standard_normal((math.ceil(height * cells) + 1, math.ceil(width * cells) + 1), dtype=np.float32)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     count = min(max(round(coverage * smooth.size), 1), smooth.size)
@@ -83,7 +80,7 @@ COARSEST, FINEST) / min(height, width)
 def _shapes(
     height: int, width: int, rng: np.random.Generator, shapes: tuple[Shape, ...], coverage: tuple[float, float]
 ) -> Mask | None:
-    """Add shapes until the least coverage is reached; take back any that goes beyond the largest. None if that fails."""
+    """Add shapes until the least coverage is reached, less any that leads beyond the largest. None if that fails."""
     canvas = Image.new("L", (width, height))
     scale = 1.0
     for _ in range(SHAPES_AT_MOST):

@@ -76,7 +76,7 @@ def read(path: Path, *, background: int = 255) -> Pixels:
         background: What shows through where a picture is transparent: a grey of 0 to 255.
 
     Returns:
-        [h, w, 3], RGB, turned as its EXIF data say. Grey and palettes become RGB; 16 bits become 8; floats are taken to lie in [0, 1].
+        [h, w, 3], RGB, turned as its EXIF data say. Grey and palettes become RGB, 16 bits 8; floats count as 0 to 1.
 
     Raises:
         UnreadableError: The file is missing, damaged, cut off, of another kind, or holds floats that are not finite.
@@ -136,4 +136,4 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is gone"
     text = str(error).partition("\n")[0]
-    return text if text else type(error).__name__
+    return text or type(error).__name__

@@ -12,12 +12,12 @@ def split(
 ) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
     """Keep some pictures for validation.
 
-    Files of equal bytes count as one picture and stay together. Each picture's place in the draw hangs on the seed and its own
-    bytes alone, so that renaming changes nothing, and pictures that are added later move few others across.
+    Files of equal bytes count as one picture and stay together. Each picture's place in the draw hangs on the seed
+    and its own bytes alone, so that renaming changes nothing, and pictures that are added later move few others across.
 
     Args:
         pictures: All of them.
-        share: Of distinct pictures for validation, between 0 and 1; at least one is kept, and at least one is trained on.
+        share: Of distinct pictures for validation, between 0 and 1; one is kept at least, and one trained on.
         seed: Of the draw.
         folder: Where they lie, for the message.
 
@@ -30,8 +30,8 @@ def split(
     digests = sorted({each.digest for each in pictures}, key=lambda digest: _rank(seed, digest))
     if len(digests) < 2:
         raise DataError(
-            f"{folder} holds {len(pictures)} usable picture(s), {len(digests)} of them distinct; one is needed to train on and"
-            " another to validate with. Add pictures, or cut a large one in two."
+            f"{folder} holds {len(pictures)} usable picture(s), {len(digests)} of them distinct; one is needed to train"
+            " on and another to validate with. Add pictures, or cut a large one in two."
         )
     count = min(max(round(share * len(digests)), 1), len(digests) - 1)
     kept = frozenset(digests[:count])
