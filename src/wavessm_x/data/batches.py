@@ -32,9 +32,9 @@ class Batch(TypedDict):
 class Batches(Iterator[Batch]):
     """Goes through a training set epoch by epoch, for ever.
 
-    Each epoch has its own order. Pictures that do not fill a last batch of all ranks are left out of that epoch; a set that is
-    smaller than one such batch is gone through as often as one needs, each time with other patches. What a batch holds depends on
-    the seed and its position alone; no random state outside is read or changed.
+    Each epoch has its own order. Pictures that do not fill a last batch of all ranks are left out of that epoch; a set
+    that is smaller than one such batch is gone through as often as one needs, each time with other patches. What a batch
+    holds depends on the seed and its position alone; no random state outside is read or changed.
 
     Args:
         dataset: What is gone through.
@@ -46,9 +46,10 @@ class Batches(Iterator[Batch]):
 
     def __init__(self, dataset: TrainingSet, config: DataConfig, start: int = 0, rank: int = 0, world: int = 1) -> None:
         self.position = start
+        self._order = _Order(len(dataset), config.batch_size, config.seed, start, rank, world)
         loader = DataLoader(
             _ByKey(dataset),
-            batch_sampler=_Order(len(dataset), config.batch_size, config.seed, start, rank, world),
+            batch_sampler=self._order,
             num_workers=config.workers,
             generator=torch.Generator().manual_seed(0),  # otherwise seeds for workers are drawn from the global one
             pin_memory=torch.cuda.is_available(),
@@ -61,6 +62,11 @@ class Batches(Iterator[Batch]):
         batch = next(self._batches)
         self.position += 1
         return batch
+
+    @property
+    def epoch(self) -> int:
+        """How often the set has been gone through."""
+        return self.position // self._order.batches_in_epoch
 
     def close(self) -> None:
         """Let the workers go; after that there are no more batches."""
@@ -97,15 +103,18 @@ class _Order(Sampler[list[Key]]):
         self._together = batch_size * world
 
     def __iter__(self) -> Iterator[list[Key]]:
-        position = self._start
+        epoch, done = divmod(self._start, self.batches_in_epoch)
         mine = slice(self._rank * self._batch_size, (self._rank + 1) * self._batch_size)
         while True:
-            keys = self._epochs(position // self._batches_in_epoch())
-            first = position % self._batches_in_epoch() * self._together
-            yield keys[first : first + self._together][mine]
-            position += 1
+            keys = self._epochs(epoch)
+            for batch in range(done, self.batches_in_epoch):
+                first = batch * self._together
+                yield keys[first : first + self._together][mine]
+            epoch, done = epoch + 1, 0
 
-    def _batches_in_epoch(self) -> int:
+    @property
+    def batches_in_epoch(self) -> int:
+        """How many batches of all ranks an epoch fills, 1 at least."""
         return max(self._count // self._together, 1)
 
     def _epochs(self, number: int) -> list[Key]:

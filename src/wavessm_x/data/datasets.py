@@ -1,4 +1,4 @@
-"""Pictures -> samples: each depends on the seed, the epoch and the index, or on the seed and the name, and on nothing else."""
+"""Pictures -> samples; each depends on the seed and its epoch and index, or on the seed and its name, and on no more."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ Spoil = Callable[[Pixels, np.random.Generator, Other], tuple[Pixels, Mask]]
 class Sample(TypedDict):
     """One picture; float32 in [0, 1].
 
-    `image` [3, h, w] is what the network sees, `target` [3, h, w] what it should give, `mask` [1, h, w] is 1 where they differ or
-    where the picture is to be filled, and `name` is the picture's.
+    `image` [3, h, w] is what the network sees, `target` [3, h, w] what it should give, `mask` [1, h, w] is 1 where they
+    differ or where the picture is to be filled, and `name` is the picture's.
     """
 
     image: Tensor
@@ -37,7 +37,8 @@ class Sample(TypedDict):
 
 def mask_drawn(clean: Pixels, rng: np.random.Generator, other: Other) -> tuple[Pixels, Mask]:  # noqa: ARG001 a Spoil
     """Leave the picture as it is and draw a mask."""
-    return clean, draw(*clean.shape[:2], rng)
+    height, width, _ = clean.shape
+    return clean, draw(height, width, rng)
 
 
 def damaged(clean: Pixels, rng: np.random.Generator, other: Other) -> tuple[Pixels, Mask]:
@@ -67,7 +68,8 @@ class Source:
         self.seed = seed % 2**32
         self._masked = masked
         self._spoil = spoil
-        self._lost = torch.zeros(len(self.pictures), dtype=torch.bool).share_memory_()  # workers mark, everyone counts
+        self._lost = torch.zeros(len(self.pictures), dtype=torch.bool)
+        self._lost.share_memory_()  # type: ignore[no-untyped-call] # of torch; workers mark, everyone counts
 
     @property
     def lost(self) -> list[str]:
@@ -94,7 +96,8 @@ class Source:
             except UnreadableError:
                 self._lost[place] = True
         raise DataError(
-            f"None of {len(self.pictures)} pictures can be read any more, such as {self.pictures[0].target}. Bring them back."
+            f"None of {len(self.pictures)} pictures can be read any more, such as {self.pictures[0].target}."
+            " Bring them back, and resume."
         )
 
     def sample(self, pixels: Pixels, index: int, name: str, rng: np.random.Generator) -> Sample:
