@@ -33,8 +33,8 @@ class Batches(Iterator[Batch]):
     """Goes through a training set epoch by epoch, for ever.
 
     Each epoch has its own order. Pictures that do not fill a last batch of all ranks are left out of that epoch; a set
-    that is smaller than one such batch is gone through as often as one needs, each time with other patches. What a batch
-    holds depends on the seed and its position alone; no random state outside is read or changed.
+    that is smaller than one such batch is gone through as often as one needs, each time with other patches. What a
+    batch holds depends on the seed and its position alone; no random state outside is read or changed.
 
     Args:
         dataset: What is gone through.

@@ -1,4 +1,4 @@
-"""Pictures -> samples; each depends on the seed and its epoch and index, or on the seed and its name, and on no more."""
+"""Pictures -> samples; each depends on the seed and its epoch and index, or on the seed and its name alone."""
 
 import hashlib
 from collections.abc import Callable, Sequence

@@ -74,8 +74,8 @@ def load(config: DataConfig, *, masked: bool) -> Datasets:
 
     Args:
         config: Where they are, and how they are cut and split.
-        masked: Whether masks are given to the network, and what they mark hidden from it; otherwise it is shown the damage alone.
-            Pairs are masked where they differ. Photographs get masks, from the user's folder or drawn, or damage.
+        masked: Whether the network is given masks, and what they mark is hidden from it; otherwise it is shown damage
+            alone. Pairs are masked where they differ. Photographs get masks, the user's or drawn ones, or damage.
 
     Returns:
         The sets. Files that are left out are warned of once, as a `DataWarning`.
@@ -85,18 +85,16 @@ def load(config: DataConfig, *, masked: bool) -> Datasets:
     """
     found = find(config.data_path)
     tests = find(config.data_path_test) if config.data_path_test else None
-    masks = _masks(config, found, tests, masked=masked)
+    masks = _masks(config, found, masked=masked)
     tested = {each.digest for each in tests.pictures} if tests else set()
     ours = [each for each in found.pictures if each.digest not in tested]
     if not ours:
-        raise DataError(
-            f"{config.data_path_test} holds all pictures of {config.data_path}: test on others, or on none."
-        )
+        raise DataError(f"{config.data_path_test} holds all of {config.data_path}: test on others, or on none.")
     training, validation = split(ours, config.validation, config.seed, config.data_path)
+    spoil = _spoil(masks, masked=masked)
 
-    def source(pictures: tuple[Picture, ...], where: Found) -> Source:
-        spoil = None if where.paired else _spoil(masks, masked=masked)
-        return Source(pictures, seed=config.seed, masked=masked, spoil=spoil)
+    def source(pictures: tuple[Picture, ...], found: Found) -> Source:
+        return Source(pictures, seed=config.seed, masked=masked, spoil=None if found.paired else spoil)
 
     report = Report(
         train=len(training),
@@ -105,7 +103,7 @@ def load(config: DataConfig, *, masked: bool) -> Datasets:
         tested=len(found.pictures) - len(ours),
         skipped=found.skipped + (tests.skipped if tests else ()) + (masks.skipped if masks else ()),
         alone=found.alone + (tests.alone if tests else ()),
-        task=_task(found, masks, masked=masked),
+        task=_task(masks, paired=found.paired, masked=masked),
     )
     if report.left_out():
         warnings.warn(" ".join(report.left_out()), DataWarning, stacklevel=2)
@@ -117,16 +115,16 @@ def load(config: DataConfig, *, masked: bool) -> Datasets:
     )
 
 
-def _masks(config: DataConfig, found: Found, tests: Found | None, *, masked: bool) -> SuppliedMasks | None:
+def _masks(config: DataConfig, found: Found, *, masked: bool) -> SuppliedMasks | None:
     if config.masks is None:
         return None
     if not masked:
         raise DataError(
-            f"Masks are supplied in {config.masks}, but blind inpainting is given none. Train masked, or without."
+            f"There are masks in {config.masks}, but blind inpainting is given none. Train masked, or without."
         )
-    if found.paired and (tests is None or tests.paired):
+    if found.paired:
         raise DataError(
-            f"{config.data_path} holds pairs, which are masked where they differ; leave out {config.masks}."
+            f"{config.data_path} holds pairs, masked where they differ. Leave out the masks {config.masks}."
         )
     return supplied(config.masks)
 
@@ -143,16 +141,13 @@ def _mask_supplied(
     rng: np.random.Generator,
     other: Other,  # noqa: ARG001 a Spoil
 ) -> tuple[Pixels, Mask]:
-    return clean, masks.draw(*clean.shape[:2], rng)
+    height, width, _ = clean.shape
+    return clean, masks.draw(height, width, rng)
 
 
-def _task(found: Found, masks: SuppliedMasks | None, *, masked: bool) -> str:
-    if found.paired:
-        return (
-            "Pairs, masked where they differ by more than 1/255." if masked else "Pairs, damaged and clean; no masks."
-        )
+def _task(masks: SuppliedMasks | None, *, paired: bool, masked: bool) -> str:
+    if paired:
+        return "Pairs, masked where they differ by more than 1/255." if masked else "Pairs, damaged and clean; blind."
     if masks is not None:
         return f"Photographs and {masks.describe()}"
-    return (
-        "Photographs with drawn masks; 1 (white) is filled." if masked else "Photographs with drawn damage; no masks."
-    )
+    return "Photographs with drawn masks; 1 (white) is filled." if masked else "Photographs with drawn damage; blind."
