@@ -1,0 +1,94 @@
+"""Masks that a user supplies: files in which white marks what is to be filled."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wavessm_x.data.folders import DataError, DataWarning, Skipped, demand_folder, files
+from wavessm_x.data.masks import Mask, draw
+from wavessm_x.data.patches import fit, squeeze
+from wavessm_x.data.reading import UnreadableError, read
+
+WHITE_FROM = 128
+"""The least level, of 255, that counts as white."""
+
+SUSPICIOUS = 0.6
+"""Masks that are whiter on average may have been meant the other way round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuppliedMasks:
+    """The masks of a folder.
+
+    Args:
+        paths: Their files, sorted; each was read once and has black and white in it.
+        skipped: Files that cannot serve.
+        coverage: The mean share of white.
+    """
+
+    paths: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    coverage: float
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Mask:
+        """Choose a mask and fit it to a picture.
+
+        Args:
+            height: Of the picture, in pixels, from 1.
+            width: Likewise.
+            rng: Where all randomness comes from.
+
+        Returns:
+            The mask, scaled to cover the picture and cut at the middle, or squeezed if nothing white were left; flipped or
+            not; at least one pixel is true. A mask is drawn instead, with a warning, if the file can no longer be read.
+        """
+        try:
+            whole = read(self.paths[rng.integers(len(self.paths))], background=0)
+        except UnreadableError as error:
+            warnings.warn(f"{error}. A mask is drawn instead.", DataWarning, stacklevel=2)
+            return draw(height, width, rng)
+        levels = fit(whole, height, width).max(axis=2)
+        if levels.max() < WHITE_FROM:
+            levels = squeeze(whole, height, width).max(axis=2)
+        mask: Mask = levels >= min(WHITE_FROM, levels.max())
+        return mask[:, ::-1] if rng.random() < 0.5 else mask
+
+    def describe(self) -> str:
+        """Say which way round masks are understood."""
+        hint = " If black was meant to be filled, invert them." if self.coverage > SUSPICIOUS else ""
+        return f"{len(self.paths)} masks: white is filled, {self.coverage:.0%} of them on average.{hint}"
+
+
+def supplied(folder: Path) -> SuppliedMasks:
+    """Read the masks of a folder.
+
+    Args:
+        folder: Where they lie, at any depth.
+
+    Raises:
+        DataError: It is missing, or holds no mask with both black and white in it.
+    """
+    demand_folder(folder)
+    good: list[Path] = []
+    skipped: list[Skipped] = []
+    shares: list[float] = []
+    for path in files(folder):
+        try:
+            share = float((read(path, background=0).max(axis=2) >= WHITE_FROM).mean())
+        except UnreadableError as error:
+            skipped.append(Skipped(path=path, reason=error.reason))
+            continue
+        if 0 < share < 1:
+            good.append(path)
+            shares.append(share)
+        else:
+            skipped.append(Skipped(path=path, reason=f"it is all {'white' if share else 'black'}"))
+    if not good:
+        first = f", such as {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+        raise DataError(
+            f"None of {len(skipped)} masks in {folder} can be used{first}. Give pictures that are white where"
+            " something is to be filled and black elsewhere, or no folder, and masks are drawn."
+        )
+    return SuppliedMasks(paths=tuple(good), skipped=tuple(skipped), coverage=sum(shares) / len(shares))
