@@ -5,11 +5,11 @@ term's means over the last two windows, its factor is K exp(r_k / T) / sum_i exp
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 TEMPERATURE = 2.0
 """Of the softmax; the published value."""
@@ -34,57 +34,63 @@ def factors(before: Mapping[str, float], last: Mapping[str, float]) -> dict[str,
 
 
 class Balancing:
-    """Remember the terms' means and give their factors.
+    """Remember the means of terms over windows of iterations, and give their factors.
 
-    Sums stay on the terms' device, so that only the end of a window waits for it. What is not finite is left out: one
-    bad step must not spoil the factors.
+    Sums stay on the device of the terms, so that only the end of a window waits for it. What is not finite is left out:
+    one bad step must not spoil the factors. In a group of processes those of rank 0 hold for all.
+
+    Args:
+        names: Of the terms.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
         self._window: int | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
+        self._tally = torch.zeros(2, len(self._names))
         self._means: dict[str, float] = {}
         self._factors: dict[str, float] = {}
 
-    def at(self, iteration: int) -> dict[str, float]:
-        """Return the factors of an iteration; terms that are not in it have none yet."""
-        window = iteration // WINDOW
-        if window != self._window:
-            self._close()
-            self._window = window
+    @property
+    def factors(self) -> dict[str, float]:
+        """The factor of each term that has one yet."""
         return dict(self._factors)
 
+    def advance(self, iteration: int) -> None:
+        """Take the means of the window that went before, if this iteration opens another one."""
+        window = iteration // WINDOW
+        if self._window not in (None, window):
+            self._close()
+        self._window = window
+
     def count(self, parts: Mapping[str, Tensor]) -> None:
-        """Add the terms of one batch, scalars, to the window of the iteration that was last asked for."""
-        for name, part in parts.items():
-            value = part.detach()
-            finite = value.isfinite()
-            self._sums[name] = self._sums.get(name, 0) + torch.where(finite, value, 0).double()
-            self._counts[name] = self._counts.get(name, 0) + finite.long()
+        """Add the terms of one batch, float32 scalars, to the window that is open."""
+        values = torch.stack([parts[name].detach() for name in self._names])
+        finite = values.isfinite()
+        self._tally = self._tally.to(values.device) + torch.stack([torch.where(finite, values, 0), finite.float()])
 
     def _close(self) -> None:
-        """Take the means of the window, and the factors if there are means before them."""
-        counts = {name: int(count) for name, count in self._counts.items()}
-        means = {name: float(self._sums[name]) / count for name, count in counts.items() if count}
-        if means:
-            self._factors = factors(self._means, means)
-            self._means = means
-        self._sums, self._counts = {}, {}
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast(self._tally, 0)
+        sums, counts = self._tally.tolist()
+        means = {name: sum_ / count for name, sum_, count in zip(self._names, sums, counts, strict=True) if count}
+        self._factors = factors(self._means, means)
+        self._means = means
+        self._tally = torch.zeros_like(self._tally)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is remembered, as plain values."""
         return {
             "window": self._window,
-            "sums": {name: float(value) for name, value in self._sums.items()},
-            "counts": {name: int(value) for name, value in self._counts.items()},
+            "names": list(self._names),
+            "tally": self._tally.tolist(),
             "means": dict(self._means),
             "factors": dict(self._factors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what `state_dict` returned."""
+        """Remember what `state_dict` returned; sums of other terms than these are dropped with their window."""
         self._window = state["window"]
-        self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["sums"].items()}
-        self._counts = {name: torch.tensor(value) for name, value in state["counts"].items()}
-        self._means, self._factors = dict(state["means"]), dict(state["factors"])
+        fits = tuple(state["names"]) == self._names
+        self._tally = torch.tensor(state["tally"]) if fits else torch.zeros(2, len(self._names))
+        self._means = {name: value for name, value in state["means"].items() if name in self._names}
+        self._factors = {name: value for name, value in state["factors"].items() if name in self._names}

@@ -25,7 +25,8 @@ class Losses:
     Args:
         weights: Of l1, perceptual, ssim, edge and freq, each 0 or more, in full.
         num_iter: Iterations of the training in all.
-        perceptual_weights: A file with the weights of VGG19. Without, the perceptual term is left out, and a message says so.
+        perceptual_weights: A file with the weights of VGG19. Without, the perceptual term is left out, and a message
+            says so.
 
     Raises:
         ConfigError: No term is left that weighs anything, or the file does not hold what it must.
@@ -41,7 +42,7 @@ class Losses:
                 f"loss_weights leave no loss to train on ({full}); give one that can be computed a weight."
             )
         self._full, self._num_iter = full, num_iter
-        self._balancing = Balancing()
+        self._balancing = Balancing([name for name in TERMS if full[name]])
         self._terms: dict[str, Term] = {"l1": terms.l1, "ssim": terms.ssim, "edge": terms.edge, "freq": terms.freq}
         if full["perceptual"] and perceptual_weights is not None:
             self._terms["perceptual"] = Perceptual(perceptual_weights)
@@ -59,22 +60,25 @@ class Losses:
             The total, a float32 scalar, and the terms before they are weighed, with the keys of TERMS. A term that
             weighs nothing is not computed, and is 0.
         """
+        counted = output.requires_grad and is_full(iteration, self._num_iter, self._full)
+        if counted:
+            self._balancing.advance(iteration)
         weights = self.weights(iteration)
         with torch.autocast(output.device.type, enabled=False):
             output, target = output.float(), target.float()
             computed = {name: self._terms[name](output, target) for name in TERMS if weights[name]}
             total = torch.stack([weights[name] * part for name, part in computed.items()]).sum()
-        if output.requires_grad and is_full(iteration, self._num_iter, self._full):
+        if counted:
             self._balancing.count(computed)
         return total, {name: computed.get(name, total.new_zeros(())).detach() for name in TERMS}
 
     def weights(self, iteration: int) -> dict[str, float]:
-        """Return what each term weighs at an iteration: by the schedule, then, when all weigh in full, balanced."""
+        """Return what each term weighs: by the schedule, then, when all weigh in full, as they are balanced now."""
         weights = weights_at(iteration, self._num_iter, self._full)
         if not is_full(iteration, self._num_iter, self._full):
             return weights
-        balanced = self._balancing.at(iteration)
-        return {name: weight * balanced.get(name, 1.0) for name, weight in weights.items()}
+        factors = self._balancing.factors
+        return {name: weight * factors.get(name, 1.0) for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the balancing, as plain values."""

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wavessm_x.config import ConfigError
 
@@ -14,7 +14,7 @@ WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512)
 """Channels of the convolutions of VGG19 up to conv4_4; 0 is a pooling (Simonyan and Zisserman, 2015, table 1, E)."""
 
 COMPARED = (3, 8, 17, 26)
-"""Where features are compared: after the last ReLU before each pooling. Numbers are those of torchvision's `features`."""
+"""Where features are compared: after the last ReLU before each pooling, numbered as torchvision's `features`."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, which the network was trained with."""
@@ -57,7 +57,7 @@ class Perceptual:
             with torch.no_grad():
                 theirs = layer(theirs)
             if index in COMPARED:
-                difference = difference + F.l1_loss(ours, theirs)
+                difference = difference + functional.l1_loss(ours, theirs)
         return difference / len(COMPARED)
 
 

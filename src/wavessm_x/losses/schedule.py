@@ -18,8 +18,8 @@ FAINT, LIGHT = 0.01, 0.1
 def weights_at(iteration: int, num_iter: int, full: Mapping[str, float]) -> dict[str, float]:
     """Return the weight of every term.
 
-    At first l1 stands alone; then perceptual and ssim grow from 0.01 to 0.1 of their full weight; then these two go on to
-    their full weight, and edge and freq grow from 0 to theirs. Without l1 there is nothing to begin with: all terms
+    At first l1 stands alone; then perceptual and ssim grow from 0.01 to 0.1 of their full weight; then these two go on
+    to their full weight, and edge and freq grow from 0 to theirs. Without l1 there is nothing to begin with: all terms
     weigh in full at once.
 
     Args:

@@ -1,9 +1,12 @@
-"""The terms that need no network: each takes two float32 images [B, 3, H, W] in [0, 1], and returns a scalar that is 0 where they agree."""
+"""The terms that need no network.
+
+Each takes two float32 images [B, 3, H, W] in [0, 1], and returns a scalar, 0 where they agree.
+"""
 
 import torch
-import torch.nn.functional as F
 from kornia.filters import sobel
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 DETAIL = 1.5
@@ -12,7 +15,7 @@ DETAIL = 1.5
 
 def l1(output: Tensor, target: Tensor) -> Tensor:
     """Return the mean absolute difference."""
-    return F.l1_loss(output, target)
+    return functional.l1_loss(output, target)
 
 
 def ssim(output: Tensor, target: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
 
 def edge(output: Tensor, target: Tensor) -> Tensor:
     """Return the mean absolute difference of the Sobel gradients' magnitudes."""
-    return F.l1_loss(sobel(output), sobel(target))
+    return functional.l1_loss(sobel(output), sobel(target))
 
 
 def freq(output: Tensor, target: Tensor) -> Tensor:
@@ -50,7 +53,7 @@ def haar(image: Tensor) -> Tensor:
         order and with the signs of PyWavelets.
     """
     height, width = image.shape[-2:]
-    image = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+    image = functional.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
     upper, lower = image[..., 0::2, :], image[..., 1::2, :]
     low, high = (upper + lower) / 2, (upper - lower) / 2
     return torch.stack(
