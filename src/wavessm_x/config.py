@@ -201,6 +201,6 @@ def _plain(value: Any) -> Any:
 def model_config(plain: dict[str, Any]) -> ModelConfig:
     """Make a model's config from what `as_plain` made of one; what this version does not know is left out."""
     known = {each.name for each in fields(ModelConfig)}
-    return ModelConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in known}
-    )
+    return ModelConfig(**{
+        name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in known
+    })
