@@ -73,8 +73,8 @@ class Balancing:
             distributed.broadcast(self._tally, 0)
         sums, counts = self._tally.tolist()
         means = {name: sum_ / count for name, sum_, count in zip(self._names, sums, counts, strict=True) if count}
-        self._factors = factors(self._means, means)
-        self._means = means
+        if means:
+            self._factors, self._means = factors(self._means, means), means
         self._tally = torch.zeros_like(self._tally)
 
     def state_dict(self) -> dict[str, Any]:
