@@ -1,6 +1,5 @@
 """The perceptual term: how far two pictures are apart in the features of VGG19, whose weights lie in a local file."""
 
-import pickle
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wavessm_x.config import ConfigError
+from wavessm_x.weight_files import read_weights
 
 WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512)
 """Channels of the convolutions of VGG19 up to conv4_4; 0 is a pooling (Simonyan and Zisserman, 2015, table 1, E)."""
@@ -99,22 +99,3 @@ def _fill(layers: nn.Sequential, path: Path) -> None:
         if not found[name].isfinite().all():
             raise ConfigError(f"{path}: features.{name} has NaN or Inf in it. Get the file again.")
     layers.load_state_dict({name: found[name] for name in wanted})
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict in a file by `torch.save` or of safetensors, on the CPU.
-
-    Raises:
-        ConfigError: The file is not there, or holds something else. Nothing in it is executed.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} cannot be read as weights: {error}") from error
-    if not isinstance(state, dict):
-        raise ConfigError(f"{path} holds a {type(state).__name__}; a state dict is expected.")
-    return {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
