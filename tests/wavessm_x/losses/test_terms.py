@@ -1,0 +1,73 @@
+"""The terms of the loss against skimage, PyWavelets and numpy."""
+
+import numpy as np
+import pytest
+import pywt
+import torch
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+
+from wavessm_x.losses import terms
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 3, 40, 36, generator=generator)
+    return (target + 0.2 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+
+
+@pytest.mark.parametrize("term", [terms.l1, terms.ssim, terms.edge, terms.freq])
+def test_a_term_is_zero_where_the_pictures_agree_and_has_a_finite_gradient(term, pair):
+    output, target = pair
+    assert float(term(target, target)) == pytest.approx(0, abs=1e-6)
+    output = output.clone().requires_grad_()
+    term(output, target).backward()
+    assert output.grad.isfinite().all()
+    assert output.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("term", [terms.l1, terms.ssim, terms.edge, terms.freq])
+def test_the_gradient_of_a_term_is_that_of_finite_differences(term, pair):
+    output, target = (each[:1, :, :12, :12].double() for each in pair)
+    assert torch.autograd.gradcheck(lambda image: term(image, target), output.clone().requires_grad_())
+
+
+def test_ssim_is_that_of_skimage_away_from_the_borders(pair):
+    output, target = (each.double() for each in pair)
+    _, ours = terms.structural_similarity_index_measure(output, target, data_range=1.0, return_full_image=True)
+    for index in range(2):
+        _, theirs = structural_similarity(
+            output[index].numpy(), target[index].numpy(), channel_axis=0, data_range=1.0, full=True,
+            gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        )  # fmt: skip
+        np.testing.assert_allclose(ours[index, :, 5:-5, 5:-5].numpy(), theirs[:, 5:-5, 5:-5], atol=1e-9)
+    assert float(terms.ssim(output, target)) == pytest.approx(1 - float(ours.mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (7, 6), (8, 5), (9, 7)])
+def test_haar_is_that_of_pywavelets(shape):
+    image = torch.rand(1, 2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    approximation, details = pywt.dwt2(image.numpy(), "haar", mode="symmetric")
+    for ours, theirs in zip(terms.haar(image), (approximation, *details), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-12)
+
+
+def test_freq_weighs_detail_one_and_a_half_times(pair):
+    output, target = (each.double() for each in pair)
+    approximation, details = pywt.dwt2((output - target).numpy(), "haar")
+    expected = np.abs(approximation).mean() + 1.5 * np.abs(np.stack(details)).mean()
+    assert float(terms.freq(output, target)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_edge_compares_the_magnitudes_of_sobel_gradients(pair):
+    def magnitude(images):
+        kernel = np.outer([1, 2, 1], [-1, 0, 1]) / 8
+        across, down = (
+            ndimage.correlate(images.numpy(), each[None, None], mode="nearest") for each in (kernel, kernel.T)
+        )
+        return np.sqrt(across**2 + down**2)
+
+    output, target = (each.double() for each in pair)
+    expected = np.abs(magnitude(output) - magnitude(target)).mean()
+    assert float(terms.edge(output, target)) == pytest.approx(expected, rel=1e-4)
