@@ -209,8 +209,8 @@ class Torchmend(Nothing):
         self._noted = told
         for decision in [*self.guard.events.decisions][-new:] if new else ():
             self.note(act_of(decision), cause_of(decision), by_loop=decision.by_scaler)
-        if self.guard.evaluation.repaired > self._repaired:
-            self._repaired = self.guard.evaluation.repaired
+        if self.guard.repaired > self._repaired:
+            self._repaired = self.guard.repaired
             self.note(Act.REPAIR, "statistics before an evaluation")
 
 

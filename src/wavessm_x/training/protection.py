@@ -26,6 +26,7 @@ class Protection:
     def __init__(self, model: nn.Module, optimizer: Optimizer, config: TrainConfig, **steps_along: Any) -> None:
         self.seen: dict[str, Tensor | Iterable[Tensor]] = {}
         """What the step under way works on, first things first: INPUT, OUTPUT, SUBLOSS."""
+        self._measured = 0
         self.guard = torchmend.Guard(
             model,
             optimizer,
@@ -52,10 +53,9 @@ class Protection:
             batches: Gives training batches, as tuples of positional arguments.
             score: The PSNR of a model, in decibels.
         """
-        before = self.guard.evaluation.repaired
         with self.guard.evaluating():
             pass
-        if self.guard.evaluation.repaired > before:
+        if self.guard.repaired > self._measured:
             result = torchmend.recalibrate(model, batches(), layers="all", evaluate=score)
             logger.info(
                 "Recalibrated %d BatchNorm layers on training batches: PSNR %.2f -> %.2f",
@@ -63,6 +63,7 @@ class Protection:
                 result.before,
                 result.after,
             )
+            self._measured = self.guard.repaired
 
 
 def _is_finite(value: Tensor | Iterable[Tensor]) -> bool:

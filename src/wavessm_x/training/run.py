@@ -2,11 +2,14 @@
 
 import logging
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig, model_config
+from wavessm_x.losses import Losses
 from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
 from wavessm_x.training.setup import make_fabric, put_together
@@ -59,14 +62,20 @@ def train(
     watch = Watch(config, progress.iteration, is_main=fabric.is_global_zero)
     has_ended = Loop(parts, progress, watch, model, data, config).run()
     logger.info("%s", parts.protection.guard.summary())
+    loss = partial(_total, parts.losses, config.num_iter)
     if has_ended and parts.datasets.test is not None and fabric.is_global_zero:
-        found = validate(parts.evaluated, parts.datasets.test, parts.losses.full, fabric.device)
+        found = validate(parts.evaluated, parts.datasets.test, loss, fabric.device)
         logger.info(
             "Test pictures: %d | PSNR: %.2f | SSIM: %.4f | PSNR where masked: %.2f",
             found.succeeded, found.psnr, found.ssim, found.psnr_masked,
         )  # fmt: skip
     parts.protection.guard.detach()
     return progress
+
+
+def _total(losses: Losses, iteration: int, output: Tensor, target: Tensor) -> Tensor:
+    total, _ = losses(output, target, iteration)
+    return total
 
 
 def _read(model: ModelConfig, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Statistics are sound before an evaluation reads them, and after a load."""
 
+import copy
 import logging
 
 import pytest
@@ -34,7 +35,7 @@ def test_the_first_evaluation_finds_sound_statistics(guarded, call):
     images = batch(0)[0]
     out = {"forward": model, "encode": model.encode, "submodule": lambda x: model.bn(model.conv(x))}[call](images)
     assert out.isfinite().all()
-    assert guard.evaluation.repaired > 0
+    assert guard.repaired > 0
     assert (model.bn.running_var >= 0).all()
 
 
@@ -134,3 +135,17 @@ def test_a_sound_model_does_not_speak_for_the_other():
         guard.evaluation.check()
         models[1].load_state_dict(models[1].state_dict())
         assert not guard.evaluation.were_sound
+
+
+def test_what_was_repaired_after_a_load_and_before_an_evaluation_is_counted():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Guard(model, optimizer) as guard:
+        train(model, optimizer, *batch(0))
+        broken = copy.deepcopy(model.state_dict())
+        broken["bn.running_mean"][0] = float("nan")
+        model.load_state_dict(broken)
+        assert guard.repaired == 1
+        model.bn.running_var[:2] = float("nan")
+        with guard.evaluating():
+            assert guard.repaired == 3

@@ -56,7 +56,7 @@ def test_what_no_copy_has_is_measured_on_them_and_the_log_says_so(caplog):
     torch.testing.assert_close(model.bn.running_var.double(), seen.var((0, 2, 3)), rtol=1e-5, atol=1e-6)
     assert "recalibrated 1 layers on 4 recent batches" in caplog.messages
     assert not any("Auto-sanitized" in each for each in caplog.messages)
-    assert guard.evaluation.repaired == 12
+    assert guard.repaired == 12
     guard.detach()
 
 
@@ -238,7 +238,7 @@ def test_autocast_is_as_it_was_in_training():
         optimizer.step()
     lose(model, guard)
     guard.evaluation.check()
-    assert guard.evaluation.repaired == 12
+    assert guard.repaired == 12
     assert torchmend.diagnose(model).healthy
     guard.detach()
 

@@ -125,6 +125,11 @@ class Guard:
         """The 2-norm of all gradients in the step that was judged last, before clipping, without the scaler."""
         return self._norm
 
+    @property
+    def repaired(self) -> int:
+        """How many elements of statistics were repaired so far, after loads and before evaluations."""
+        return self.evaluation.repaired
+
     def _counted(self) -> list[int]:
         """Return the steps of each optimizer; after detaching, or switched off, as they were."""
         return [transaction.steps for transaction in self.transactions] or self._steps
