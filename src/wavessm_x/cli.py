@@ -4,14 +4,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import torchmend
-from wavessm_x.config import PRESETS, ConfigError, DataConfig, ModelConfig, TrainConfig
+from wavessm_x.config import PRESETS, ConfigError, DataConfig, ModelConfig, Precision, Ssm, TrainConfig
 
 app = typer.Typer(
     name="wavessm",
@@ -25,11 +24,6 @@ app = typer.Typer(
 
 STOPPED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit codes: the guard stopped the run; the input is of no use; asked to stop, and saved."""
-
-Preset = StrEnum("Preset", [(name, name) for name in PRESETS])
-Precision = StrEnum("Precision", [("full", "32"), ("float16", "16-mixed"), ("bfloat16", "bf16-mixed")])
-Scan = StrEnum("Scan", [("exact", "exact"), ("ssd", "ssd")])
-BASE, FULL, EXACT = Preset("base"), Precision("32"), Scan("exact")
 
 
 @app.callback()
@@ -56,7 +50,7 @@ def train(  # one parameter a flag
         Path, typer.Option("--model_file", help="The checkpoint; logs and pictures lie beside it.")
     ] = Path("checkpoints/wavessm_x.pth"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
-    preset: Annotated[Preset, typer.Option("--preset", help="The size of the network.")] = BASE,
+    preset: Annotated[str, typer.Option("--preset", help=f"The size of the network: {' or '.join(PRESETS)}.")] = "base",
     lr: Annotated[float, typer.Option("--lr", help="The highest learning rate.")] = 1e-4,
     num_iter: Annotated[int, typer.Option("--num_iter", help="Steps to attempt in all.")] = 33000,
     batch_size: Annotated[int, typer.Option("--batch_size")] = 24,
@@ -68,7 +62,7 @@ def train(  # one parameter a flag
     pictures_every: Annotated[
         int, typer.Option("--pictures_every", help="Steps between two sets of curves and samples.")
     ] = 5000,
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the forward pass.")] = FULL,
+    precision: Annotated[Precision, typer.Option("--precision", help="Of the forward pass.")] = "32",
     ema: Annotated[float, typer.Option("--ema", help="Decay of the averaged weights; 0 keeps none.")] = 0.999,
     clip: Annotated[float, typer.Option("--clip", help="The largest gradient norm.")] = 0.5,
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the network.")] = False,
@@ -84,7 +78,7 @@ def train(  # one parameter a flag
     d_state: Annotated[int | None, typer.Option("--d_state", help="States of a channel of a scan.")] = None,
     d_conv: Annotated[int | None, typer.Option("--d_conv", help="Taps before a scan.")] = None,
     expand: Annotated[int | None, typer.Option("--expand", help="Inner channels of a scan, relative.")] = None,
-    ssm: Annotated[Scan, typer.Option("--ssm", help="How scans are computed.")] = EXACT,
+    ssm: Annotated[Ssm, typer.Option("--ssm", help="How scans are computed.")] = "exact",
     use_mamba: Annotated[bool, typer.Option("--use_mamba/--no_mamba", help="Scans in the blocks.")] = True,
     use_fass: Annotated[bool, typer.Option("--use_fass/--no_fass", help="Adapt scans by frequency.")] = True,
     use_ffc: Annotated[bool, typer.Option("--use_ffc/--no_ffc", help="The Fourier refinement.")] = True,
@@ -102,8 +96,8 @@ def train(  # one parameter a flag
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     changed = {"wavelet": wavelet, "d_state": d_state, "d_conv": d_conv, "expand": expand}
     model = replace(
-        ModelConfig.preset(str(preset), **{name: value for name, value in changed.items() if value is not None}),
-        ssm=str(ssm),
+        ModelConfig.preset(preset, **{name: value for name, value in changed.items() if value is not None}),
+        ssm=ssm,
         masked=masked,
         use_mamba=use_mamba,
         use_fass=use_fass,
@@ -130,7 +124,7 @@ def train(  # one parameter a flag
         num_iter=num_iter,
         val_every=val_every,
         accumulate=accumulate,
-        precision=precision.value,
+        precision=precision,
         clip=clip,
         ema=ema,
         loss_weights=loss_weights,

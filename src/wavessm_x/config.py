@@ -7,6 +7,9 @@ from typing import Any, Literal, Self
 Ssm = Literal["exact", "ssd"]
 """How the scan is computed: step by step in chunks for a matrix A, or by matrix products for a scalar A a head."""
 
+Precision = Literal["32", "16-mixed", "bf16-mixed"]
+"""Of the forward pass, as lightning-fabric names it."""
+
 LARGEST_WAVELET = 10
 """Daubechies wavelets from db1 (Haar) to db10 are offered."""
 
@@ -157,11 +160,11 @@ class TrainConfig:
     num_iter: int = 33000
     val_every: int = 500
     accumulate: int = 1
-    precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
+    precision: Precision = "32"
     clip: float = 0.5
     weight_decay: float = 1e-4
     ema: float = 0.999
-    loss_weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 0.5, 0.3)
+    loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 0.3)
     perceptual_weights: Path | None = None
     lpips_weights: Path | None = None
     compile: bool = False
@@ -201,6 +204,7 @@ def _plain(value: Any) -> Any:
 def model_config(plain: dict[str, Any]) -> ModelConfig:
     """Make a model's config from what `as_plain` made of one; what this version does not know is left out."""
     known = {each.name for each in fields(ModelConfig)}
-    return ModelConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in known}
-    )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in known
+    }
+    return ModelConfig(**values)

@@ -176,7 +176,7 @@ class Loop:
         if self.parts.fabric.world_size == 1:
             return self._stops
         asked = self.parts.fabric.all_reduce(torch.tensor(float(self._stops)), reduce_op="sum")
-        return bool(asked > 0)
+        return bool(torch.as_tensor(asked) > 0)
 
     @contextmanager
     def _stopped_by_signals(self) -> Iterator[None]:

@@ -42,7 +42,7 @@ class Parts:
 
     fabric: Fabric
     model: Inpainting
-    forward: nn.Module
+    forward: Any
     optimizer: Any
     scheduler: Any
     scaler: torch.amp.GradScaler | None
@@ -95,12 +95,8 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     model.to(fabric.device)
     optimizer = make_optimizer(model, config.lr, config.weight_decay)
     scheduler = make_scheduler(optimizer, config.num_iter)
-    average = (
-        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)).requires_grad_(requires_grad=False)
-        if config.ema
-        else None
-    )
-    compiled = torch.compile(model) if config.compile else model
+    average = _average(model, config.ema) if config.ema else None
+    compiled: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     forward, stepped = fabric.setup(compiled, optimizer, _reapply_compile=False)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     wrapper = next((each for each in forward.modules() if isinstance(each, nn.parallel.DistributedDataParallel)), None)
@@ -124,3 +120,8 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
         protection=protection,
         datasets=datasets,
     )
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel:
+    averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=averaging).requires_grad_(requires_grad=False)

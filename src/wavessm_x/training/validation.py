@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,16 @@ from wavessm_x.metrics import scores
 logger = logging.getLogger("wavessm_x")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Pictures(Protocol):
+    """Full pictures by number."""
+
+    def __len__(self) -> int:
+        """Return how many."""
+
+    def __getitem__(self, number: int) -> Sample:
+        """Return one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,7 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pictures: Sequence[Sample], loss: Loss, device: torch.device) -> Validation:
+def validate(model: nn.Module, pictures: Pictures, loss: Loss, device: torch.device) -> Validation:
     """Score a model on full pictures, one by one; a picture that fails is named and left out.
 
     Args:

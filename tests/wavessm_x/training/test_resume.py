@@ -1,0 +1,60 @@
+"""A run that was interrupted and resumed equals one that was not, to the last bit."""
+
+from dataclasses import replace
+
+import pytest
+
+from live.guard.training import same
+from trainings import MODEL, config_in, data_in, interrupted_at, run, saved
+from wavessm_x.training.checkpoints import CheckpointError
+
+WHOLE = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "iteration", "loss_history", "val_history")
+
+
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16-mixed"}, {"accumulate": 2}, {"ema": 0.0}], ids=str)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, settings):
+    data = data_in(tmp_path)
+    whole = config_in(tmp_path / "whole", **settings)
+    run(data, whole)
+    parted = config_in(tmp_path / "parted", **settings)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 4)
+        assert run(data, parted).iteration == 4
+    assert run(data, replace(parted, resume=True)).iteration == 6
+    one, other = saved(whole), saved(parted)
+    for key in WHOLE:
+        assert same(one[key], other[key]), key
+    for key in ("ema_state_dict", "losses_state_dict", "applied", "random"):
+        assert same(one["extra"][key], other["extra"][key]), key
+    assert saved(parted)["extra"]["applied"] == 6
+
+
+def test_the_log_goes_on_where_it_was(tmp_path, monkeypatch):
+    data, config = data_in(tmp_path), config_in(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 4)
+        run(data, config)
+    run(data, replace(config, resume=True))
+    (log,) = (config.model_file.parent / "logs").glob("training_*.csv")
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["iteration", *map(str, range(1, 7))]
+
+
+def test_another_model_is_refused_and_the_difference_named(tmp_path):
+    data, config = data_in(tmp_path), config_in(tmp_path, num_iter=3)
+    run(data, config)
+    with pytest.raises(CheckpointError, match="d_state is 4 there and 8 here"):
+        run(data, replace(config, resume=True), replace(MODEL, d_state=8))
+
+
+def test_there_has_to_be_something_to_go_on_from(tmp_path):
+    with pytest.raises(CheckpointError, match="Leave --resume out to begin anew"):
+        run(data_in(tmp_path), config_in(tmp_path, resume=True))
+
+
+def test_a_missing_file_is_stood_in_for_by_the_newest_beside_it(tmp_path, caplog):
+    data, config = data_in(tmp_path), config_in(tmp_path, num_iter=3)
+    run(data, config)
+    other = replace(config, model_file=config.model_file.with_name("wavessm_x_FIXED.pth"), resume=True, num_iter=4)
+    assert run(data, other).iteration == 4
+    assert "going on from the newest checkpoint beside it" in caplog.text
+    assert other.model_file.exists()
