@@ -42,7 +42,8 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
     trainable = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     if not trainable:
         raise ConfigError("The model has no trainable parameters; nothing can be optimised.")
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in trainable:
         spared = parameter.ndim < 2 or id(parameter) in normalising or _is_spared(name.rpartition(".")[2])
         (plain if spared else decayed).append(parameter)
