@@ -30,8 +30,8 @@ class CsvLog:
 
     Args:
         path: The file; its folder is made.
-        resume_at: Steps that the checkpoint has behind it. What the file holds of later ones is cut off, with a line that
-            a crash left half-written, and lines are added to the rest. None begins a new file.
+        resume_at: Steps that the checkpoint has behind it. What the file holds of later ones is cut off, with a line
+            that a crash left half-written, and lines are added to the rest. None begins a new file.
         clock: Gives the timestamps.
 
     Raises:
