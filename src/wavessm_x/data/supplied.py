@@ -42,7 +42,7 @@ class SuppliedMasks:
 
         Returns:
             The mask, scaled to cover the picture and cut at the middle, or squeezed if nothing white were left; flipped
-            or not; one pixel is true at least. If the file can no longer be read, a mask is drawn, and a warning says so.
+            or not; one pixel is true at least. If its file is unreadable by then, a warning says so and a mask is drawn.
         """
         try:
             whole = read(self.paths[rng.integers(len(self.paths))], background=0)
