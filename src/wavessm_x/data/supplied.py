@@ -42,7 +42,7 @@ class SuppliedMasks:
 
         Returns:
             The mask, scaled to cover the picture and cut at the middle, or squeezed if nothing white were left; flipped
-            or not; one pixel is true at least. If its file is unreadable by then, a warning says so and a mask is drawn.
+            or not; one pixel is true at least. If its file is unreadable by then, a mask is drawn, with a warning.
         """
         try:
             whole = read(self.paths[rng.integers(len(self.paths))], background=0)
