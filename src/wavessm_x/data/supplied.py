@@ -41,9 +41,8 @@ class SuppliedMasks:
             rng: Where all randomness comes from.
 
         Returns:
-            The mask, scaled to cover the picture and cut at the middle, or squeezed if nothing white were left;
-            flipped or not; at least one pixel is true. A mask is drawn instead, with a warning, if the file can
-            no longer be read.
+            The mask, scaled to cover the picture and cut at the middle, or squeezed if nothing white were left; flipped
+            or not; one pixel is true at least. If its file is unreadable by then, a mask is drawn, with a warning.
         """
         try:
             whole = read(self.paths[rng.integers(len(self.paths))], background=0)

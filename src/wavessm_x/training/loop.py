@@ -92,7 +92,7 @@ class Loop:
             batch = next(batches)
             image, target, mask = (batch[key].to(parts.fabric.device) for key in ("image", "target", "mask"))
             with parts.fabric.no_backward_sync(parts.forward, enabled=number < count - 1):
-                output = parts.forward(image, mask)
+                output = parts.forward(image, mask if parts.masked else None)
                 total, each = parts.losses(output, target, self.progress.iteration)
                 parts.protection.seen = {"INPUT": image, "OUTPUT": output, "SUBLOSS": each.values()}
                 parts.protection.guard.observe(total)
@@ -122,7 +122,9 @@ class Loop:
         parts, progress = self.parts, self.progress
         if parts.fabric.is_global_zero:
             parts.protection.before_validation(parts.model, self._some_batches, self._score)
-            found = validate(parts.evaluated, parts.datasets.validation, self._loss, parts.fabric.device)
+            found = validate(
+                parts.evaluated, parts.datasets.validation, self._loss, parts.fabric.device, masked=parts.masked
+            )
             self._remember(found)
             self.watch.validated(progress.iteration, found, progress.val_history, parts)
         parts.fabric.barrier()
@@ -158,14 +160,15 @@ class Loop:
     def _score(self, model: nn.Module) -> float:
         pictures = self.parts.datasets.validation
         some = [pictures[number] for number in range(min(SCORED_ON, len(pictures)))]
-        return validate(model, some, self._loss, self.parts.fabric.device).psnr
+        return validate(model, some, self._loss, self.parts.fabric.device, masked=self.parts.masked).psnr
 
     def _some_batches(self) -> list[Any]:
         """Return training batches of another order than the training's, so that its own goes on undisturbed."""
         device = self.parts.fabric.device
         with self._batches(0) as batches:
             some = [next(batches) for _ in range(RECALIBRATED_ON)]
-        return [((each["image"].to(device), each["mask"].to(device)),) for each in some]
+        masks = [each["mask"].to(device) if self.parts.masked else None for each in some]
+        return [((each["image"].to(device), mask),) for each, mask in zip(some, masks, strict=True)]
 
     def _batches(self, start: int) -> Batches:
         fabric, data = self.parts.fabric, self._configs[1]

@@ -52,6 +52,11 @@ class Parts:
     datasets: Datasets
 
     @property
+    def masked(self) -> bool:
+        """Whether the network is told the mask."""
+        return self.model.config.masked
+
+    @property
     def evaluated(self) -> nn.Module:
         """The model that is validated: the average, if there is one."""
         return self.model if self.average is None else self.average

@@ -51,14 +51,17 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pictures: Pictures, loss: Loss, device: torch.device) -> Validation:
+def validate(
+    model: nn.Module, pictures: Pictures, loss: Loss, device: torch.device, *, masked: bool = False
+) -> Validation:
     """Score a model on full pictures, one by one; a picture that fails is named and left out.
 
     Args:
-        model: Called with image and mask; its mode is restored.
+        model: Called with image and mask, or the image alone; its mode is restored.
         pictures: With fixed masks.
         loss: Of output and target.
         device: Where the model is.
+        masked: Whether the model is told the mask.
     """
     was_training = model.training
     model.eval()
@@ -67,7 +70,7 @@ def validate(model: nn.Module, pictures: Pictures, loss: Loss, device: torch.dev
     try:
         for number in range(len(pictures)):
             try:
-                found.append(_scored(model, pictures[number], loss, device))
+                found.append(_scored(model, pictures[number], loss, device, masked=masked))
             except Exception as error:  # whatever one picture raises, the others still count
                 failed += 1
                 logger.warning("[VAL ERROR] Batch %d failed: %s", number, error)
@@ -82,9 +85,9 @@ def validate(model: nn.Module, pictures: Pictures, loss: Loss, device: torch.dev
     return Validation(**means, succeeded=len(found), failed=failed)
 
 
-def _scored(model: nn.Module, sample: Sample, loss: Loss, device: torch.device) -> dict[str, float]:
+def _scored(model: nn.Module, sample: Sample, loss: Loss, device: torch.device, *, masked: bool) -> dict[str, float]:
     image, target, mask = (sample[key].unsqueeze(0).to(device) for key in ("image", "target", "mask"))
-    output = model(image, mask)
+    output = model(image, mask if masked else None)
     if not bool(output.isfinite().all()):
         raise ArithmeticError(f"the output for {sample['name']} is not finite")
     value = float(loss(output, target))

@@ -111,7 +111,9 @@ class Watch:
         was_training = model.training
         model.eval()
         outputs = [
-            model(each["image"].unsqueeze(0).to(device), each["mask"].unsqueeze(0).to(device))[0]
+            model(
+                each["image"].unsqueeze(0).to(device), each["mask"].unsqueeze(0).to(device) if parts.masked else None
+            )[0]
             .float()
             .clamp(0, 1)
             .cpu()
