@@ -30,7 +30,7 @@ Other = Callable[[int, int], Pixels]
 
 
 @dataclass(frozen=True, slots=True)
-class _Spot:
+class Spot:
     """A region of a picture that is about to be filled, and what it may be filled from."""
 
     picture: Pixels
@@ -39,7 +39,7 @@ class _Spot:
     other: Other
 
 
-Filling = Callable[[_Spot], Pixels]
+Filling = Callable[[Spot], Pixels]
 """Makes a whole picture [h, w, 3], of which the region will be seen."""
 
 
@@ -60,23 +60,23 @@ def damage(clean: Pixels, rng: np.random.Generator, other: Other) -> Pixels:
     for _ in range(layers):
         region = draw(height, width, rng, (COVERAGE[0] / layers, COVERAGE[1] / layers))
         filling = FILLINGS[rng.integers(len(FILLINGS))]
-        spoilt[region] = filling(_Spot(spoilt, region, rng, other))[region]
+        spoilt[region] = filling(Spot(spoilt, region, rng, other))[region]
     return spoilt
 
 
-def _paint(spot: _Spot) -> Pixels:
+def _paint(spot: Spot) -> Pixels:
     """One colour; as often as not black, white or grey."""
     colour = spot.rng.integers(0, 256, 3) if spot.rng.random() < 0.5 else np.repeat(spot.rng.choice([0, 128, 255]), 3)
     return np.broadcast_to(colour.astype(np.uint8), spot.picture.shape)
 
 
-def _grain(spot: _Spot) -> Pixels:
+def _grain(spot: Spot) -> Pixels:
     """Noise about one colour."""
     noise = spot.rng.normal(spot.rng.uniform(0, 255, 3), spot.rng.uniform(20, 90), spot.picture.shape)
     return noise.clip(0, 255).astype(np.uint8)
 
 
-def _smear(spot: _Spot) -> Pixels:
+def _smear(spot: Spot) -> Pixels:
     """The mean of copies that are moved step by step in one direction."""
     height, width = spot.region.shape
     length = spot.rng.uniform(*SMEAR_LENGTH) * min(height, width)
@@ -88,7 +88,7 @@ def _smear(spot: _Spot) -> Pixels:
     return (total / SMEAR_STEPS).round().astype(np.uint8)
 
 
-def _swirl(spot: _Spot) -> Pixels:
+def _swirl(spot: Spot) -> Pixels:
     """The picture turned about the region's middle, less and less outwards."""
     rows, columns = np.nonzero(spot.region)
     middle_down, middle_across = rows.mean(), columns.mean()
@@ -101,7 +101,7 @@ def _swirl(spot: _Spot) -> Pixels:
     return _look_up(spot.picture, from_down + middle_down, from_across + middle_across)
 
 
-def _overlay(spot: _Spot) -> Pixels:
+def _overlay(spot: Spot) -> Pixels:
     """Another picture, nearly opaque."""
     opacity = spot.rng.uniform(*OPACITY)
     mixed = opacity * spot.other(*spot.region.shape) + (1 - opacity) * spot.picture
