@@ -61,7 +61,7 @@ class Found:
     Args:
         pictures: Sorted by name; all pairs, or all photographs.
         skipped: Pictures that cannot be read, whose sizes differ, or whose names clash.
-        alone: Readable files of pairs without their partners.
+        alone: Files of pairs without their partners.
         paired: Whether it is a folder of pairs.
     """
 

@@ -92,7 +92,11 @@ def supplied(folder: Path) -> SuppliedMasks:
 def _look(path: Path) -> tuple[Path, float | str]:
     """Give a mask's share of white, or why it cannot serve."""
     try:
-        share = float((decode(path, BACKGROUND).max(axis=2) >= WHITE_FROM).mean())
+        levels = decode(path, BACKGROUND).max(axis=2)
     except UnreadableError as error:
         return path, error.reason
-    return path, share if 0 < share < 1 else f"it is all {'white' if share else 'black'}"
+    if levels.min() >= WHITE_FROM:
+        return path, "it is all white"
+    if levels.max() < WHITE_FROM:
+        return path, f"it is all black: the highest level is {levels.max()} of 255, and white begins at {WHITE_FROM}"
+    return path, float((levels >= WHITE_FROM).mean())
