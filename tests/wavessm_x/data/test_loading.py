@@ -1,4 +1,6 @@
+import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -232,3 +234,10 @@ def test_nothing_is_warned_of_when_nothing_is_left_out(tmp_path: Path) -> None:
         "Photographs with drawn damage; blind.",
         "3 pictures to train on, 1 to validate with, 0 to test on.",
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems only take names that are text")
+def test_names_that_are_no_text_serve(tmp_path: Path) -> None:
+    for place, path in enumerate(photographs(tmp_path, 4, 20)):
+        path.rename(tmp_path / os.fsdecode(b"\xff%d.png" % place))
+    check(load(config(tmp_path), masked=True).validation[0], 20, 20)
