@@ -1,6 +1,7 @@
 """Pictures -> samples; each depends on the seed and its epoch and index, or on the seed and its name alone."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import TypedDict, final
 
@@ -179,7 +180,7 @@ class WholeSet(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         place = range(len(self))[index]
         picture, pixels = self.source.read(place)
-        name = hashlib.sha256(picture.name.encode()).digest()
+        name = hashlib.sha256(os.fsencode(picture.name)).digest()
         rng = np.random.default_rng((self.source.seed, int.from_bytes(name[:8])))
         return self.source.sample(grow(pixels, SMALLEST), place, picture.name, rng)
 

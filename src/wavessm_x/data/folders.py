@@ -61,7 +61,7 @@ class Found:
     Args:
         pictures: Sorted by name; all pairs, or all photographs.
         skipped: Pictures that cannot be read, whose sizes differ, or whose names clash.
-        alone: Readable files of pairs without their partners.
+        alone: Files of pairs without their partners.
         paired: Whether it is a folder of pairs.
     """
 
@@ -123,7 +123,7 @@ def files(folder: Path) -> list[Path]:
     )
 
 
-def check_all(paths: Iterable[Path]) -> list[_Checked | Skipped]:
+def _check_all(paths: Iterable[Path]) -> list[_Checked | Skipped]:
     """Decode and digest files, in threads: decoders leave the interpreter free."""
     with quietly(), ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(_check, paths))
@@ -144,7 +144,7 @@ def _one_of(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _photographs(folder: Path) -> Found:
-    checked = check_all(files(folder))
+    checked = _check_all(files(folder))
     pictures = (
         Picture(name=each.path.relative_to(folder).as_posix(), target=each.path, digest=each.digest)
         for each in checked
@@ -158,7 +158,7 @@ def _pairs(inputs: Path, targets: Path) -> Found:
     skipped: list[Skipped] = []
     images, cleans = _by_stem(inputs, skipped), _by_stem(targets, skipped)
     shared = sorted(images.keys() & cleans.keys())
-    checked = check_all(path for name in shared for path in (images[name], cleans[name]))
+    checked = _check_all(path for name in shared for path in (images[name], cleans[name]))
     pictures: list[Picture] = []
     for name, image, clean in zip(shared, checked[::2], checked[1::2], strict=True):
         if isinstance(image, Skipped) or isinstance(clean, Skipped):

@@ -81,15 +81,21 @@ def read(path: Path, *, background: int = 255) -> Pixels:
     Raises:
         UnreadableError: The file is missing, damaged, cut off, of another kind, or holds floats that are not finite.
     """
+    with quietly():
+        return decode(path, background)
+
+
+def decode(path: Path, background: int) -> Pixels:
+    """Do what `read` does; to be called within `quietly`, which threads cannot do."""
     try:
-        with quietly(), Image.open(path) as opened:
+        with Image.open(path) as opened:
             return np.array(_rgb(ImageOps.exif_transpose(opened), background))
     except UNREADABLE as error:
         raise UnreadableError(path, _first_line(error)) from error
 
 
 def check(path: Path) -> Size:
-    """Decode a picture as cheaply as shows that it is whole; to be called within `quietly`, which threads cannot do.
+    """Decode a picture as cheaply as shows that it is whole; to be called within `quietly`, as `decode`.
 
     Args:
         path: Its file.

@@ -1,6 +1,8 @@
 """Masks that a user supplies: files in which white marks what is to be filled."""
 
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +11,13 @@ import numpy as np
 from wavessm_x.data.folders import DataError, DataWarning, Skipped, demand_folder, files
 from wavessm_x.data.masks import Mask, draw
 from wavessm_x.data.patches import fit, squeeze
-from wavessm_x.data.reading import UnreadableError, read
+from wavessm_x.data.reading import UnreadableError, decode, quietly, read
 
 WHITE_FROM = 128
 """The least level, of 255, that counts as white."""
+
+BACKGROUND = 0
+"""Where a mask is transparent, nothing is filled."""
 
 SUSPICIOUS = 0.6
 """Masks that are whiter on average may have been meant the other way round."""
@@ -45,7 +50,7 @@ class SuppliedMasks:
             or not; one pixel is true at least. If its file is unreadable by then, a mask is drawn, with a warning.
         """
         try:
-            whole = read(self.paths[rng.integers(len(self.paths))], background=0)
+            whole = read(self.paths[rng.integers(len(self.paths))], background=BACKGROUND)
         except UnreadableError as error:
             warnings.warn(f"{error}. A mask is drawn instead.", DataWarning, stacklevel=2)
             return draw(height, width, rng)
@@ -71,24 +76,27 @@ def supplied(folder: Path) -> SuppliedMasks:
         DataError: It is missing, or holds no mask with both black and white in it.
     """
     demand_folder(folder)
-    good: list[Path] = []
-    skipped: list[Skipped] = []
-    shares: list[float] = []
-    for path in files(folder):
-        try:
-            share = float((read(path, background=0).max(axis=2) >= WHITE_FROM).mean())
-        except UnreadableError as error:
-            skipped.append(Skipped(path=path, reason=error.reason))
-            continue
-        if 0 < share < 1:
-            good.append(path)
-            shares.append(share)
-        else:
-            skipped.append(Skipped(path=path, reason=f"it is all {'white' if share else 'black'}"))
+    with quietly(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        looked = list(threads.map(_look, files(folder)))
+    good = {path: seen for path, seen in looked if isinstance(seen, float)}
+    skipped = tuple(Skipped(path=path, reason=seen) for path, seen in looked if isinstance(seen, str))
     if not good:
         first = f", such as {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise DataError(
             f"None of {len(skipped)} masks in {folder} can be used{first}. Give pictures that are white where"
             " something is to be filled and black elsewhere, or no folder, and masks are drawn."
         )
-    return SuppliedMasks(paths=tuple(good), skipped=tuple(skipped), coverage=sum(shares) / len(shares))
+    return SuppliedMasks(paths=tuple(good), skipped=skipped, coverage=sum(good.values()) / len(good))
+
+
+def _look(path: Path) -> tuple[Path, float | str]:
+    """Give a mask's share of white, or why it cannot serve."""
+    try:
+        levels = decode(path, BACKGROUND).max(axis=2)
+    except UnreadableError as error:
+        return path, error.reason
+    if levels.min() >= WHITE_FROM:
+        return path, "it is all white"
+    if levels.max() < WHITE_FROM:
+        return path, f"it is all black: the highest level is {levels.max()} of 255, and white begins at {WHITE_FROM}"
+    return path, float((levels >= WHITE_FROM).mean())

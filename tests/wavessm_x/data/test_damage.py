@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import quick
-from wavessm_x.data.damage import FILLINGS, _Spot, damage
+from wavessm_x.data.damage import FILLINGS, Spot, damage
 from wavessm_x.data.patches import fit
 from wavessm_x.data.reading import Pixels
 from wavessm_x.data.synthetic import photograph
@@ -54,13 +54,14 @@ def test_pictures_of_any_size_can_be_damaged(shape: tuple[int, int]) -> None:
 def test_every_filling_changes_a_textured_picture(filling: object) -> None:
     region = np.zeros((64, 64), np.bool_)
     region[10:50, 20:60] = True
-    made = filling(_Spot(PICTURE, region, np.random.default_rng(0), other))
-    assert (made != PICTURE)[region].any(axis=1).mean() > 0.5
+    made = filling(Spot(PICTURE, *np.nonzero(region), np.random.default_rng(0), other))
+    assert (made != PICTURE[region]).any(axis=1).mean() > 0.5
 
 
 @pytest.mark.parametrize("name", ["_smear", "_swirl"])
 def test_smears_and_swirls_leave_even_ground_as_it_is(name: str) -> None:
     even = np.full((20, 30, 3), 77, np.uint8)
     [filling] = [each for each in FILLINGS if each.__name__ == name]
-    region = np.ones((20, 30), np.bool_)
-    np.testing.assert_array_equal(filling(_Spot(even, region, np.random.default_rng(0), other)), even)
+    rows, columns = np.nonzero(np.ones((20, 30)))
+    made = filling(Spot(even, rows, columns, np.random.default_rng(0), other))
+    np.testing.assert_array_equal(made, even.reshape(-1, 3))

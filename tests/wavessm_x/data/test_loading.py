@@ -1,4 +1,6 @@
+import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -115,17 +117,21 @@ def test_a_patch_depends_on_its_epoch_and_index_alone(tmp_path: Path) -> None:
 
 
 def test_whole_pictures_are_spoilt_alike_whatever_the_others(tmp_path: Path) -> None:
-    photographs(tmp_path / "few", 4, 24)
-    photographs(tmp_path / "many", 9, 24)
-    few, many = (load(config(tmp_path / name), masked=True) for name in ("few", "many"))
-    masks = [
-        {sample["name"]: sample["mask"] for index in range(len(each)) if (sample := each[index])}
-        for each in (few.validation, many.validation)
-    ]
-    shared = masks[0].keys() & masks[1].keys()
-    assert shared
-    for name in shared:
-        assert torch.equal(masks[0][name], masks[1][name])
+    photographs(tmp_path / "rest", 2, 24, seed=9)
+    paths = photographs(tmp_path / "many", 12, 24)
+    (tmp_path / "few").mkdir()
+    for path in paths[3:8]:
+        shutil.copy(path, tmp_path / "few" / path.name)
+    many, few = (
+        {test[place]["name"]: (place, test[place]["mask"]) for place in range(len(test))}
+        for test in (
+            load(config(tmp_path / "rest", data_path_test=tmp_path / name), masked=True).test
+            for name in ("many", "few")
+        )
+    )
+    for name, (place, mask) in few.items():
+        assert place != many[name][0]
+        assert torch.equal(mask, many[name][1])
 
 
 def test_copies_never_land_on_both_sides_and_tested_pictures_are_kept_out(tmp_path: Path) -> None:
@@ -228,3 +234,10 @@ def test_nothing_is_warned_of_when_nothing_is_left_out(tmp_path: Path) -> None:
         "Photographs with drawn damage; blind.",
         "3 pictures to train on, 1 to validate with, 0 to test on.",
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems only take names that are text")
+def test_names_that_are_no_text_serve(tmp_path: Path) -> None:
+    for place, path in enumerate(photographs(tmp_path, 4, 20)):
+        path.rename(tmp_path / os.fsdecode(b"\xff%d.png" % place))
+    check(load(config(tmp_path), masked=True).validation[0], 20, 20)

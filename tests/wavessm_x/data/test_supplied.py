@@ -56,17 +56,21 @@ def test_a_mask_is_never_empty_however_thin_or_far_from_the_middle(tmp_path: Pat
     mask = supplied(tmp_path).draw(*shape, np.random.default_rng(0))
     assert mask.shape == shape
     assert mask.any()
+    assert mask.mean() < 0.1 or mask.size == 1
 
 
 def test_masks_of_one_colour_are_skipped(tmp_path: Path) -> None:
-    write(tmp_path / "a.png", np.zeros((4, 4)))
+    write(tmp_path / "a.png", left_half(4, 4) > 0)
     write(tmp_path / "b.png", np.full((4, 4), 255))
     write(tmp_path / "c.png", left_half(4, 4))
     (tmp_path / "d.png").write_bytes(b"none")
     masks = supplied(tmp_path)
     assert [path.name for path in masks.paths] == ["c.png"]
     assert [each.path.name for each in masks.skipped] == ["a.png", "b.png", "d.png"]
-    assert [each.reason for each in masks.skipped[:2]] == ["it is all black", "it is all white"]
+    assert [each.reason for each in masks.skipped[:2]] == [
+        "it is all black: the highest level is 1 of 255, and white begins at 128",
+        "it is all white",
+    ]
 
 
 def test_a_folder_without_masks_is_refused(tmp_path: Path) -> None:
