@@ -28,8 +28,13 @@ def config_in(folder: Path, **changed) -> TrainConfig:
 
 
 def run(data: DataConfig, config: TrainConfig, model: ModelConfig = MODEL):
-    """Train on the CPU."""
-    return train(model, data, config, accelerator="cpu", devices=1)
+    """Train on one core of the CPU, so that tests side by side do not wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train(model, data, config, accelerator="cpu", devices=1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:

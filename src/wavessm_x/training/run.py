@@ -49,6 +49,10 @@ def train(
     """
     fabric = make_fabric(config, accelerator, devices)
     fabric.launch()
+    if not config.resume and config.model_file.exists():
+        raise CheckpointError(
+            f"{config.model_file} exists. Pass --resume to go on from it, or name another file with --model_file."
+        )
     state = _read(model, config, fabric) if config.resume else None
     parts = put_together(model, data, config, fabric)
     progress = Progress()

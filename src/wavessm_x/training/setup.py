@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import torchmend
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig
@@ -127,6 +127,12 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     )
 
 
-def _average(model: nn.Module, decay: float) -> AveragedModel:
-    averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=averaging).requires_grad_(requires_grad=False)
+def _average(model: nn.Module, most: float) -> AveragedModel:
+    """Return an average of the weights whose decay rises to its value, so that it forgets the untrained ones early."""
+
+    @torch.no_grad()
+    def take_in(averaged: list[Tensor], live: list[Tensor], count: Tensor) -> None:
+        decay = min(most, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, live, 1 - decay)
+
+    return AveragedModel(model, multi_avg_fn=take_in).requires_grad_(requires_grad=False)

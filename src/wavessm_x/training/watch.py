@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from wavessm_x.config import TrainConfig
 from wavessm_x.training.setup import Parts
 from wavessm_x.training.validation import Validation
-from wavessm_x.watching import CsvLog, board, curves, samples
+from wavessm_x.watching import Board, CsvLog, curves, samples
 
 logger = logging.getLogger("wavessm_x")
 
@@ -36,8 +36,9 @@ class Watch:
         self._pictures = folder / "visualizations"
         self._bar: Bar | None = None
         if is_main:
-            self._csv = CsvLog(folder / "logs" / f"training_{config.model_file.stem}.csv", resume_at=start)
-            self._board = board(folder / "logs" / "tensorboard" / config.model_file.stem)
+            self._log = folder / "logs" / f"training_{config.model_file.stem}.csv"
+            self._csv = CsvLog(self._log, resume_at=start)
+            self._board = Board(folder / "logs" / "tensorboard" / config.model_file.stem, start)
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[rate]:.2e}"),
@@ -73,16 +74,10 @@ class Watch:
         self._bar.update(self._task, completed=iteration, loss=losses["total"], rate=rate)
         if iteration % self._config.csv_every == 0:
             memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
-            self._csv.write(
-                iteration,
-                total_loss=losses["total"],
-                lr=rate,
-                grad_norm=norm,
-                iter_time=seconds,
-                gpu_mem_mb=memory,
-                **{f"loss_{name}": value for name, value in losses.items() if name != "total"},
-            )
-            self._board.scalars(iteration, {**losses, "lr": rate, "grad_norm": norm})
+            parts = {name: value for name, value in losses.items() if name != "total"}
+            values = {"total_loss": losses["total"], "lr": rate, "grad_norm": norm, "iter_time": seconds}
+            self._csv.write(iteration, {**values, "gpu_mem_mb": memory}, parts)
+            self._board.numbers(iteration, {**values, **parts})
 
     def validated(self, iteration: int, found: Validation, history: list[dict[str, Any]], parts: Parts) -> None:
         """Tell of a validation; now and then draw curves and samples.
@@ -96,11 +91,10 @@ class Watch:
         if self._bar is None:
             return
         scores = {"val_loss": found.val_loss, "psnr": found.psnr, "ssim": found.ssim}
-        self._board.scalars(iteration, {f"val_{name.removeprefix('val_')}": value for name, value in scores.items()})
+        self._board.numbers(iteration, {f"val_{name.removeprefix('val_')}": value for name, value in scores.items()})
         every = self._config.pictures_every
         if iteration % every < self._config.val_every or iteration == self._config.num_iter:
-            self._csv.flush()
-            curves(self._csv.path, history, self._pictures)
+            curves(self._log, history, self._pictures)
             self._draw_samples(self._pictures / f"samples_iter{iteration}.png", parts)
 
     @torch.no_grad()
