@@ -16,7 +16,8 @@ def board(folder: Path, resume_at: int | None = None) -> "Board":
     """Return what writes for a TensorBoard.
 
     Args:
-        folder: Of the event files, which is made; `tensorboard --logdir FOLDER` shows it. A resumed training adds a file.
+        folder: Of the event files, which is made; `tensorboard --logdir FOLDER` shows it. A resumed training adds
+            a file.
         resume_at: Steps that the checkpoint has behind it; what was shown of later ones is hidden.
     """
     from torch.utils.tensorboard import SummaryWriter
