@@ -28,8 +28,8 @@ class Lpips:
 
     Args:
         path: A file by `torch.save` or of safetensors with the weights of AlexNet: torchvision's state dict, or that of
-            the LPIPS network. The weights of the five depths are taken from it too if it has them (`lin0.model.1.weight`
-            to `lin4.model.1.weight`), else those that come with torchmetrics.
+            the LPIPS network. If it has weights of the five depths (`lin0.model.1.weight` to `lin4.model.1.weight`), they
+            are taken too, else those that come with torchmetrics.
 
     Raises:
         ConfigError: The file cannot be read, or lacks keys, or their shapes or values are wrong.
@@ -69,13 +69,14 @@ def _difference(features: Tensor, weights: Tensor) -> Tensor:
     """Return the weighed squared difference of two pictures' features [2, C, H, W], each pixel's of length 1."""
     length = (features.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
     ours, theirs = features / length
-    return ((ours - theirs).square() * weights[:, None, None]).sum(dim=0).mean()
+    difference: Tensor = (ours - theirs).square() * weights[:, None, None]
+    return difference.sum(dim=0).mean()
 
 
 def _depths(weights: dict[str, Tensor], path: Path) -> dict[int, Tensor]:
     """Return the weights of the channels that are compared, [C], by the layer they come after."""
     names = [f"lin{depth}.model.1.weight" for depth in range(len(COMPARED))]
-    if not all(name in weights for name in names):
+    if not any(name in weights for name in names):
         with as_file(files("torchmetrics") / "functional/image/lpips_models/alex.pth") as packaged:
             path, weights = packaged, read_weights(packaged)
     missing = [name for name in names if name not in weights]

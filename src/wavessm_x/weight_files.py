@@ -61,8 +61,8 @@ def fill_layers(layers: nn.Sequential, weights: Mapping[str, Tensor], path: Path
     missing = [f"features.{name}" for name in wanted if name not in found]
     if missing:
         raise ConfigError(
-            f"{path} has no weights of {network}: {len(missing)} of {len(wanted)} keys are missing, such as {missing[0]}. "
-            f"Give the state dict of torchvision's {network.lower()}."
+            f"{path} has no weights of {network}: {len(missing)} of {len(wanted)} keys are missing, such as "
+            f"{missing[0]}. Give the state dict of torchvision's {network.lower()}."
         )
     for name, value in wanted.items():
         check_weight(f"features.{name}", found[name], value.shape, path)

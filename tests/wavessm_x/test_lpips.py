@@ -94,3 +94,6 @@ def test_depths_of_another_network_are_told(path, tmp_path):
     torch.save(state | depths, tmp_path / "depths.pth")
     with pytest.raises(ConfigError, match=r"lin1\.model\.1\.weight has the shape \(1, 64, 1, 1\); \(1, 192, 1, 1\)"):
         Lpips(tmp_path / "depths.pth")
+    torch.save(state | {"lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}, tmp_path / "some.pth")
+    with pytest.raises(ConfigError, match=r"some\.pth lacks lin1\.model\.1\.weight"):
+        Lpips(tmp_path / "some.pth")
