@@ -28,8 +28,8 @@ class Lpips:
 
     Args:
         path: A file by `torch.save` or of safetensors with the weights of AlexNet: torchvision's state dict, or that of
-            the LPIPS network. If it has weights of the five depths (`lin0.model.1.weight` to `lin4.model.1.weight`), they
-            are taken too, else those that come with torchmetrics.
+            the LPIPS network. If it has weights of the five depths (`lin0.model.1.weight` to `lin4.model.1.weight`),
+            they are taken too, else those that come with torchmetrics.
 
     Raises:
         ConfigError: The file cannot be read, or lacks keys, or their shapes or values are wrong.
