@@ -31,7 +31,7 @@ def test_a_term_is_zero_where_the_pictures_agree_and_has_a_finite_gradient(term,
 
 @pytest.mark.parametrize("term", [terms.l1, terms.ssim, terms.edge, terms.freq])
 def test_the_gradient_of_a_term_is_that_of_finite_differences(term, pair):
-    output, target = (each[:1, :, :12, :12].double() for each in pair)
+    output, target = (each[:1, :1, :8, :8].double() for each in pair)
     assert torch.autograd.gradcheck(lambda image: term(image, target), output.clone().requires_grad_())
 
 
