@@ -1,14 +1,12 @@
 """The perceptual term: how far two pictures are apart in the features of VGG19, whose weights lie in a local file."""
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wavessm_x.config import ConfigError
-from wavessm_x.weight_files import read_weights
+from wavessm_x.weight_files import fill_layers, read_weights
 
 WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512)
 """Channels of the convolutions of VGG19 up to conv4_4; 0 is a pooling (Simonyan and Zisserman, 2015, table 1, E)."""
@@ -18,8 +16,6 @@ COMPARED = (3, 8, 17, 26)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, which the network was trained with."""
-
-KEY = re.compile(r"(?:^|.*\.)features\.(\d+\.(?:weight|bias))$|^(\d+\.(?:weight|bias))$")
 
 
 class Perceptual:
@@ -37,7 +33,7 @@ class Perceptual:
 
     def __init__(self, path: Path) -> None:
         self._layers = _layers()
-        _fill(self._layers, path)
+        fill_layers(self._layers, read_weights(path), path, "VGG19")
         self._layers.requires_grad_(False).eval()
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -75,27 +71,3 @@ def _layers() -> nn.Sequential:
 
 def _normalised(image: Tensor) -> Tensor:
     return (image - image.new_tensor(MEAN)[:, None, None]) / image.new_tensor(STD)[:, None, None]
-
-
-def _fill(layers: nn.Sequential, path: Path) -> None:
-    """Load the weights of a file into the layers, or raise ConfigError."""
-    found = {}
-    for key, value in read_weights(path).items():
-        match = KEY.match(key)
-        if match:
-            found[match[1] or match[2]] = value
-    wanted = layers.state_dict()
-    missing = [f"features.{name}" for name in wanted if name not in found]
-    if missing:
-        raise ConfigError(
-            f"{path} has no weights of VGG19: {len(missing)} of {len(wanted)} keys are missing, such as {missing[0]}. "
-            "Give the state dict of torchvision's vgg19."
-        )
-    for name, value in wanted.items():
-        if found[name].shape != value.shape:
-            raise ConfigError(
-                f"{path}: features.{name} has the shape {tuple(found[name].shape)}, VGG19's is {tuple(value.shape)}."
-            )
-        if not found[name].isfinite().all():
-            raise ConfigError(f"{path}: features.{name} has NaN or Inf in it. Get the file again.")
-    layers.load_state_dict({name: found[name] for name in wanted})

@@ -3,30 +3,34 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from PIL import Image
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-def board(folder: Path) -> "Board":
-    """Return a TensorBoard's writer for a folder, which is made; `tensorboard --logdir FOLDER` shows it."""
-    return Board(folder)
+
+def board(folder: Path, resume_at: int | None = None) -> "Board":
+    """Return what writes for a TensorBoard.
+
+    Args:
+        folder: Of the event files, which is made; `tensorboard --logdir FOLDER` shows it. A resumed training adds
+            a file.
+        resume_at: Steps that the checkpoint has behind it; what was shown of later ones is hidden.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    purge = None if resume_at is None else resume_at + 1
+    return Board(SummaryWriter(str(folder), purge_step=purge))
 
 
 class Board:
-    """Write numbers and pictures for a TensorBoard.
+    """Write numbers and pictures for a TensorBoard."""
 
-    Args:
-        folder: Of the event files; a resumed training adds another file.
-        resume_at: Steps that the checkpoint has behind it; what was shown of later ones is hidden.
-    """
-
-    def __init__(self, folder: Path, resume_at: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge = None if resume_at is None else resume_at + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
+    def __init__(self, writer: "SummaryWriter") -> None:
+        self._writer = writer
 
     def numbers(self, iteration: int, values: Mapping[str, float]) -> None:
         """Show numbers at an iteration; a name may have a group before a slash, such as val/psnr."""

@@ -135,18 +135,20 @@ def _course(
 ) -> None:
     """Draw values over iterations, with their means if asked for, and mark what is not finite."""
     axes.set_title(title)
-    points = [(at, value) for at, value in zip(iterations, values, strict=True) if math.isfinite(value)]
     lost = [at for at, value in zip(iterations, values, strict=True) if not math.isfinite(value)]
-    if points:
-        shown, heights = [at for at, _ in points], [value for _, value in points]
-        axes.plot(shown, heights, color=FAINT if smooth else LINE, linewidth=0.8 if smooth else 1.5, marker=marker)
-        if smooth:
-            axes.plot(shown, _means(heights), color=LINE, linewidth=1.8)
+    finite = _finite(values)
+    if finite:
+        heights = [value if math.isfinite(value) else math.nan for value in values]
+        axes.plot(iterations, heights, color=FAINT if smooth else LINE, linewidth=0.8 if smooth else 1.5, marker=marker)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    if finite and smooth:
+        shown = [at for at, value in zip(iterations, values, strict=True) if math.isfinite(value)]
+        axes.plot(shown, _means(finite), color=LINE, linewidth=1.8)
     if lost:
         foot = axes.get_xaxis_transform()
         axes.plot(lost, [0.02] * len(lost), "x", color=BAD, transform=foot, label=f"not finite: {len(lost)}")
         axes.legend(frameon=False, fontsize="small")
-    if points or lost:
+    if values:
         axes.set_xlabel("Iteration")
         axes.grid(color="0.9")
     else:

@@ -87,7 +87,9 @@ def test_missing_keys_are_named(weights, tmp_path):
 
 def test_a_wrong_shape_is_named(weights, tmp_path):
     state = weights | {"features.5.weight": torch.zeros(128, 64, 1, 1)}
-    with pytest.raises(ConfigError, match=r"features\.5\.weight has the shape \(128, 64, 1, 1\), VGG19's is"):
+    with pytest.raises(
+        ConfigError, match=r"features\.5\.weight has the shape \(128, 64, 1, 1\); \(128, 64, 3, 3\) is expected"
+    ):
         Perceptual(saved(state, tmp_path / "vgg.pth"))
 
 
