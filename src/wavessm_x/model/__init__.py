@@ -1,0 +1,1 @@
+"""The network: wavelets, state-space blocks and Fourier convolutions."""
