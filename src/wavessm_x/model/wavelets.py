@@ -50,7 +50,7 @@ class Wavelet(nn.Module):
         return bands.view(batch, channels, len(BANDS), height // 2, width // 2)
 
     def synthesise(self, bands: Tensor) -> Tensor:
-        """Return the pictures [B, C, H, W] whose bands are [B, C, 4, H/2, W/2]: the inverse and adjoint of `analyse`."""
+        """Return the pictures [B, C, H, W] with bands [B, C, 4, H/2, W/2]: the inverse and the adjoint of `analyse`."""
         batch, channels, _, height, width = bands.shape
         margin = self.length // 4
         wrapped = _wrapped(bands.flatten(0, 1), margin)
