@@ -1,8 +1,8 @@
-"""Fast Fourier convolutions, gated by a wavelet's approximation (after Chi, Jiang and Mu, 2020, "Fast Fourier Convolution").
+"""Fast Fourier convolutions (Chi, Jiang and Mu, 2020, "Fast Fourier Convolution"), gated by wavelets.
 
-A spectrum's lowest frequency is a sum over all pixels. In half precision, whose largest number is 65504, 256 x 256 pixels
-of brightness 1 already overflow; the Inf then enters BatchNorm's running statistics and stays there. So the spectrum and its
-normalisation are held in single precision here, whatever autocast says.
+A spectrum's lowest frequency is a sum over all pixels. In half precision, whose largest number is 65504, that of
+256 x 256 pixels of brightness 1 already overflows; the Inf enters BatchNorm's running statistics and stays there. So the
+spectrum and its normalisation are held in single precision here, whatever autocast says.
 """
 
 import torch
@@ -36,7 +36,8 @@ class SpectralConv(nn.Module):
         exact = features.to(torch.promote_types(features.dtype, torch.float32))
         with torch.autocast(features.device.type, enabled=False):
             real, imaginary = self._spectrum(exact).relu().chunk(2, dim=1)
-            return torch.fft.irfft2(torch.complex(real, imaginary), s=(height, width), norm="ortho")
+            convolved: Tensor = torch.fft.irfft2(torch.complex(real, imaginary), s=(height, width), norm="ortho")
+            return convolved
 
     def _spectrum(self, features: Tensor) -> Tensor:
         """Return the convolved and normalised spectrum, real parts before imaginary ones, [B, 2C, H, W/2 + 1]."""
@@ -61,8 +62,8 @@ class WaveFFC(nn.Module):
 
     def __init__(self, channels: int, global_channels: int, wavelet: str, *, half: bool = False) -> None:
         super().__init__()
-        self.split = (channels - global_channels, global_channels)
-        local = self.split[0]
+        self.shares = (channels - global_channels, global_channels)
+        local = self.shares[0]
         self.local_conv = nn.Sequential(
             nn.Conv2d(local, local, 3, padding=1, bias=False), nn.BatchNorm2d(local), nn.ReLU()
         )
@@ -72,7 +73,7 @@ class WaveFFC(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve features [B, C, H, W], H and W even."""
-        near, far = features.split(self.split, dim=1)
+        near, far = torch.split(features, self.shares, dim=1)
         coarse = functional.interpolate(
             self.wavelet.analyse(features)[:, :, 0], size=features.shape[-2:], mode="bilinear", align_corners=False
         )
