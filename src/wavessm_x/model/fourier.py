@@ -1,8 +1,8 @@
 """Fast Fourier convolutions (Chi, Jiang and Mu, 2020, "Fast Fourier Convolution"), gated by wavelets.
 
 A spectrum's lowest frequency is a sum over all pixels. In half precision, whose largest number is 65504, that of
-256 x 256 pixels of brightness 1 already overflows; the Inf enters BatchNorm's running statistics and stays there. So the
-spectrum and its normalisation are held in single precision here, whatever autocast says.
+256 x 256 pixels of brightness 1 already overflows; the Inf enters BatchNorm's running statistics and stays there. So
+the spectrum and its normalisation are held in single precision here, whatever autocast says.
 """
 
 import torch
@@ -62,7 +62,7 @@ class WaveFFC(nn.Module):
 
     def __init__(self, channels: int, global_channels: int, wavelet: str, *, half: bool = False) -> None:
         super().__init__()
-        self.shares = (channels - global_channels, global_channels)
+        self.shares = [channels - global_channels, global_channels]
         local = self.shares[0]
         self.local_conv = nn.Sequential(
             nn.Conv2d(local, local, 3, padding=1, bias=False), nn.BatchNorm2d(local), nn.ReLU()
