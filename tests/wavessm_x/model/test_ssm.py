@@ -109,6 +109,13 @@ def test_the_layer_keeps_the_shape_and_has_no_other_picture_in_view(ssm):
     torch.testing.assert_close(both[1:], module(features(6, 10)[1:]))
 
 
+@pytest.mark.parametrize("ssm", ["exact", "ssd"])
+def test_the_compiled_layer_gives_the_same(ssm):
+    module = layer(ssm=ssm).requires_grad_(False)
+    compiled = torch.compile(module, backend="eager")
+    torch.testing.assert_close(compiled(features()), module(features()))
+
+
 def test_the_coarse_stream_has_more_states():
     bottleneck = DualStreamFASS(128, ModelConfig())
     assert bottleneck.coarse.A_log.shape == (256, 64)
