@@ -23,7 +23,7 @@ class ModelConfig:
     """The architecture.
 
     Args:
-        channels: Of the levels, from full resolution to an eighth.
+        channels: Of the levels, from full resolution to an eighth; even, and all but the first multiples of 4.
         blocks: Of the encoder's levels; the decoder has those of the first three, reversed.
         d_state: States of each channel of a scan.
         d_conv: Taps of the causal convolution before it.
@@ -64,8 +64,8 @@ class ModelConfig:
             values = getattr(self, name)
             if len(values) != 4 or any(each < 1 for each in values):
                 raise ConfigError(f"{name} is {values}; it must be four numbers of 1 or more.")
-        if any(each % 2 for each in self.channels):
-            raise ConfigError(f"channels are {self.channels}; each must be even.")
+        if self.channels[0] % 2 or any(each % 4 for each in self.channels[1:]):
+            raise ConfigError(f"channels are {self.channels}; the first must be even, the others multiples of 4.")
         known = ("haar", *(f"db{order}" for order in range(1, LARGEST_WAVELET + 1)))
         if self.wavelet not in known:
             raise ConfigError(f"wavelet is {self.wavelet!r}; it must be one of {', '.join(known)}.")

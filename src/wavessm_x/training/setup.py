@@ -16,6 +16,7 @@ import torchmend
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig
 from wavessm_x.data import Datasets, load
 from wavessm_x.losses import Losses
+from wavessm_x.lpips import Lpips
 from wavessm_x.model import Inpainting
 from wavessm_x.optim import make_optimizer, make_scheduler
 from wavessm_x.training.protection import Protection
@@ -38,6 +39,7 @@ class Parts:
         losses: With their balancing.
         protection: The guard.
         datasets: The pictures.
+        lpips: The learned distance, where its weights were given.
     """
 
     fabric: Fabric
@@ -50,6 +52,7 @@ class Parts:
     losses: Losses
     protection: Protection
     datasets: Datasets
+    lpips: Lpips | None
 
     @property
     def masked(self) -> bool:
@@ -94,6 +97,8 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     np.random.seed(data.seed)
     torch.manual_seed(data.seed)
     datasets = load(data, masked=model_config.masked)
+    for line in datasets.report.lines():
+        logger.info("%s", line)
     model = Inpainting(model_config)
     logger.info("Configuring BatchNorm layers for numerical stability...")
     torchmend.configure_bn_for_stability(model)
@@ -124,6 +129,7 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
         losses=Losses(config.loss_weights, config.num_iter, config.perceptual_weights),
         protection=protection,
         datasets=datasets,
+        lpips=None if config.lpips_weights is None else Lpips(config.lpips_weights),
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wavessm_x.data import Sample
-from wavessm_x.metrics import scores
+from wavessm_x.lpips import Lpips
+from wavessm_x.metrics import mean_scores, scores
 
 logger = logging.getLogger("wavessm_x")
 
@@ -37,6 +38,7 @@ class Validation:
         ssim: Structural similarity, up to 1.
         psnr_masked: PSNR over masked pixels, in decibels.
         ssim_masked: Mean of the SSIM map there.
+        lpips: A learned distance, where its weights were given.
         succeeded: Pictures that were scored.
         failed: Pictures that were not.
     """
@@ -46,13 +48,14 @@ class Validation:
     ssim: float = math.nan
     psnr_masked: float = math.nan
     ssim_masked: float = math.nan
+    lpips: float = math.nan
     succeeded: int = 0
     failed: int = 0
 
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, pictures: Pictures, loss: Loss, device: torch.device, *, masked: bool = False
+    model: nn.Module, pictures: Pictures, loss: Loss, device: torch.device, *, masked: bool = False, lpips: Lpips | None = None
 ) -> Validation:
     """Score a model on full pictures, one by one; a picture that fails is named and left out.
 
@@ -62,6 +65,7 @@ def validate(
         loss: Of output and target.
         device: Where the model is.
         masked: Whether the model is told the mask.
+        lpips: Measures that distance too.
     """
     was_training = model.training
     model.eval()
@@ -70,7 +74,7 @@ def validate(
     try:
         for number in range(len(pictures)):
             try:
-                found.append(_scored(model, pictures[number], loss, device, masked=masked))
+                found.append(_scored(model, pictures[number], loss, device, masked=masked, lpips=lpips))
             except Exception as error:  # whatever one picture raises, the others still count
                 failed += 1
                 logger.warning("[VAL ERROR] Batch %d failed: %s", number, error)
@@ -81,26 +85,20 @@ def validate(
         return Validation(failed=failed)
     if failed:
         logger.info("[INFO] %d validation batches failed, %d succeeded", failed, len(found))
-    means = {name: _mean([each[name] for each in found]) for name in found[0]}
-    return Validation(**means, succeeded=len(found), failed=failed)
+    return Validation(**mean_scores(found), succeeded=len(found), failed=failed)
 
 
-def _scored(model: nn.Module, sample: Sample, loss: Loss, device: torch.device, *, masked: bool) -> dict[str, float]:
+def _scored(model: nn.Module, sample: Sample, loss: Loss, device: torch.device, *, masked: bool, lpips: Lpips | None) -> dict[str, float]:
     image, target, mask = (sample[key].unsqueeze(0).to(device) for key in ("image", "target", "mask"))
     output = model(image, mask if masked else None)
     if not bool(output.isfinite().all()):
         raise ArithmeticError(f"the output for {sample['name']} is not finite")
     value = float(loss(output, target))
-    return {"val_loss": value, **scores(output[0].float().clamp(0, 1), target[0], mask[0])}
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Return the mean of those that are numbers: a picture without a mask has no masked score."""
-    known = [each for each in values if not math.isnan(each)]
-    return sum(known) / len(known) if known else math.nan
+    learned = {} if lpips is None else {"lpips": lpips(output[0].cpu(), target[0].cpu())}
+    return {"val_loss": value, **scores(output[0], target[0], mask[0]), **learned}
 
 
 def as_history(validation: Validation, iteration: int) -> dict[str, Any]:
     """Return what goes into `val_history`."""
-    names = ("val_loss", "psnr", "ssim", "psnr_masked", "ssim_masked")
+    names = ("val_loss", "psnr", "ssim", "psnr_masked", "ssim_masked", "lpips")
     return {"iteration": iteration, **{name: getattr(validation, name) for name in names}}

@@ -155,6 +155,7 @@ def brightened(monkeypatch, factor):
     monkeypatch.setattr(loop.Loop, "run", louder)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # unguarded, it steps when a scaler skips
 def test_a_spectrum_in_float16_poisons_statistics_for_ever_without_a_guard(tmp_path, monkeypatch, caplog):
     """The root cause, with the broken cast: a GradScaler skips the steps, and statistics keep what they took in."""
     brightened(monkeypatch, 3000.0)
@@ -173,6 +174,7 @@ def test_with_one_nothing_of_those_steps_stays(tmp_path, monkeypatch):
     assert torchmend.diagnose(config.model_file).healthy
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_in_float32_the_spectrum_does_no_harm_even_without_a_guard(tmp_path, monkeypatch):
     brightened(monkeypatch, 3000.0)
     monkeypatch.setenv("TORCHMEND_GUARD", "off")
