@@ -123,8 +123,12 @@ class Loop:
         if parts.fabric.is_global_zero:
             parts.protection.before_validation(parts.model, self._some_batches, self._score)
             found = validate(
-                parts.evaluated, parts.datasets.validation, self._loss, parts.fabric.device,
-                masked=parts.masked, lpips=parts.lpips,
+                parts.evaluated,
+                parts.datasets.validation,
+                self._loss,
+                parts.fabric.device,
+                masked=parts.masked,
+                lpips=parts.lpips,
             )
             self._remember(found)
             self.watch.validated(progress.iteration, found, progress.val_history, parts)

@@ -68,7 +68,9 @@ def train(
     logger.info("%s", parts.protection.guard.summary())
     loss = partial(_total, parts.losses, config.num_iter)
     if has_ended and parts.datasets.test is not None and fabric.is_global_zero:
-        found = validate(parts.evaluated, parts.datasets.test, loss, fabric.device, masked=parts.masked, lpips=parts.lpips)
+        found = validate(
+            parts.evaluated, parts.datasets.test, loss, fabric.device, masked=parts.masked, lpips=parts.lpips
+        )
         logger.info(
             "Test pictures: %d | PSNR: %.2f | SSIM: %.4f | PSNR where masked: %.2f",
             found.succeeded, found.psnr, found.ssim, found.psnr_masked,

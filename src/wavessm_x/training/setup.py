@@ -23,6 +23,8 @@ from wavessm_x.training.protection import Protection
 
 logger = logging.getLogger("wavessm_x")
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 @dataclass(slots=True, kw_only=True)
 class Parts:
@@ -137,8 +139,8 @@ def _average(model: nn.Module, most: float) -> AveragedModel:
     """Return an average of the weights whose decay rises to its value, so that it forgets the untrained ones early."""
 
     @torch.no_grad()
-    def take_in(averaged: list[Tensor], live: list[Tensor], count: Tensor) -> None:
+    def take_in(averaged: Tensors, live: Tensors, count: Tensor | int) -> None:
         decay = min(most, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averaged, live, 1 - decay)
+        torch._foreach_lerp_(list(averaged), list(live), 1 - decay)
 
     return AveragedModel(model, multi_avg_fn=take_in).requires_grad_(requires_grad=False)

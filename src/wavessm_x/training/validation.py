@@ -55,7 +55,13 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, pictures: Pictures, loss: Loss, device: torch.device, *, masked: bool = False, lpips: Lpips | None = None
+    model: nn.Module,
+    pictures: Pictures,
+    loss: Loss,
+    device: torch.device,
+    *,
+    masked: bool = False,
+    lpips: Lpips | None = None,
 ) -> Validation:
     """Score a model on full pictures, one by one; a picture that fails is named and left out.
 
@@ -88,7 +94,9 @@ def validate(
     return Validation(**mean_scores(found), succeeded=len(found), failed=failed)
 
 
-def _scored(model: nn.Module, sample: Sample, loss: Loss, device: torch.device, *, masked: bool, lpips: Lpips | None) -> dict[str, float]:
+def _scored(
+    model: nn.Module, sample: Sample, loss: Loss, device: torch.device, *, masked: bool, lpips: Lpips | None
+) -> dict[str, float]:
     image, target, mask = (sample[key].unsqueeze(0).to(device) for key in ("image", "target", "mask"))
     output = model(image, mask if masked else None)
     if not bool(output.isfinite().all()):

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from wavessm_x.config import TrainConfig
 from wavessm_x.training.setup import Parts
 from wavessm_x.training.validation import Validation
-from wavessm_x.watching import Board, CsvLog, curves, samples
+from wavessm_x.watching import CsvLog, board, curves, samples
 
 logger = logging.getLogger("wavessm_x")
 
@@ -38,7 +38,7 @@ class Watch:
         if is_main:
             self._log = folder / "logs" / f"training_{config.model_file.stem}.csv"
             self._csv = CsvLog(self._log, resume_at=start)
-            self._board = Board(folder / "logs" / "tensorboard" / config.model_file.stem, start)
+            self._board = board(folder / "logs" / "tensorboard" / config.model_file.stem, start)
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[rate]:.2e}"),

@@ -149,3 +149,17 @@ def test_what_was_repaired_after_a_load_and_before_an_evaluation_is_counted():
         model.bn.running_var[:2] = float("nan")
         with guard.evaluating():
             assert guard.repaired == 3
+
+
+def test_a_guard_that_is_switched_off_or_detached_repairs_nothing(monkeypatch):
+    monkeypatch.setenv("TORCHMEND_GUARD", "off")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    off = Guard(model, optimizer)
+    monkeypatch.delenv("TORCHMEND_GUARD")
+    detached = Guard(model, optimizer)
+    detached.detach()
+    model.bn.running_mean[0] = NAN
+    for guard in (off, detached):
+        with guard.evaluating():
+            assert model.bn.running_mean.isnan().any()

@@ -12,7 +12,6 @@ from torchmend import TrainingStoppedError
 from trainings import MODEL, config_in, data_in, run, saved
 from wavessm_x.training.checkpoints import CheckpointError
 from wavessm_x.training.loop import Loop
-from wavessm_x.training.setup import Parts
 
 NAN = math.nan
 MEAN = "refinement_ffc.scales.0.ffc.local_conv.1.running_mean"
@@ -141,24 +140,22 @@ def test_health_is_checked_as_often_as_asked(tmp_path, caplog):
     assert told == [f"[HEALTH CHECK] iter {step}: Model health OK" for step in (2, 4, 6)]
 
 
-def brightened(monkeypatch, factor):
-    """Have the network's features so large that the spectrum of the Fourier block overflows in float16."""
-    from wavessm_x.training import loop
+def strengthened(monkeypatch):
+    """Have features so strong that the spectrum of small patches overflows in float16, as that of large ones does."""
+    run_loop = Loop.run
 
-    run_loop = loop.Loop.run
-
-    def louder(self):
-        parts: Parts = self.parts
-        parts.model.input_conv.weight.data.mul_(factor)
+    def stronger(self):
+        for scale in self.parts.model.refinement_ffc.scales:
+            scale.norm.weight.data *= 64**2
         return run_loop(self)
 
-    monkeypatch.setattr(loop.Loop, "run", louder)
+    monkeypatch.setattr(Loop, "run", stronger)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # unguarded, it steps when a scaler skips
 def test_a_spectrum_in_float16_poisons_statistics_for_ever_without_a_guard(tmp_path, monkeypatch, caplog):
     """The root cause, with the broken cast: a GradScaler skips the steps, and statistics keep what they took in."""
-    brightened(monkeypatch, 3000.0)
+    strengthened(monkeypatch)
     monkeypatch.setenv("TORCHMEND_GUARD", "off")
     config = config_in(tmp_path, num_iter=3, precision="16-mixed")
     run(data_in(tmp_path), config, replace(MODEL, half_fft=True))
@@ -167,7 +164,7 @@ def test_a_spectrum_in_float16_poisons_statistics_for_ever_without_a_guard(tmp_p
 
 
 def test_with_one_nothing_of_those_steps_stays(tmp_path, monkeypatch):
-    brightened(monkeypatch, 3000.0)
+    strengthened(monkeypatch)
     config = config_in(tmp_path, num_iter=3, precision="16-mixed")
     run(data_in(tmp_path), config, replace(MODEL, half_fft=True))
     assert is_finite(saved(config))
@@ -176,7 +173,7 @@ def test_with_one_nothing_of_those_steps_stays(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_in_float32_the_spectrum_does_no_harm_even_without_a_guard(tmp_path, monkeypatch):
-    brightened(monkeypatch, 3000.0)
+    strengthened(monkeypatch)
     monkeypatch.setenv("TORCHMEND_GUARD", "off")
     config = config_in(tmp_path, num_iter=3, precision="16-mixed")
     run(data_in(tmp_path), config)

@@ -331,8 +331,12 @@ class Guard:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Check, and repair, normalisation statistics before an evaluation that reads them in a way no hook sees."""
-        self.evaluation.check()
+        """Check, and repair, normalisation statistics before an evaluation that reads them in a way no hook sees.
+
+        Nothing is done once the guard is detached, or where it is switched off.
+        """
+        if self.transactions:
+            self.evaluation.check()
         yield
 
     # What happened
