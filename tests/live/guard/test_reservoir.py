@@ -21,7 +21,7 @@ def guarded(model=None, **options):
 
 
 def images(guard, model):
-    return [call.arguments[0] for call in guard._reservoir.kept(model)]
+    return [call.arguments[0] for call in guard._judge.reservoir.kept(model)]
 
 
 def lose(model, guard):

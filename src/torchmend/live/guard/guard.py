@@ -6,37 +6,30 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchmend.facts.errors import TrainingStoppedError, UserError
-from torchmend.facts.findings import Finding
+from torchmend.facts.errors import UserError
 from torchmend.live.guard.averages import watch_average
 from torchmend.live.guard.clipping import Clipper
-from torchmend.live.guard.decisions import Action, Decision, Observation
-from torchmend.live.guard.evaluation import Evaluation
 from torchmend.live.guard.events import Events
 from torchmend.live.guard.explicit import Step
 from torchmend.live.guard.health import Health
-from torchmend.live.guard.holding import Held, HeldScaler, hold_average, hold_scheduler
+from torchmend.live.guard.holding import HeldScaler, hold_average, hold_scheduler
+from torchmend.live.guard.judging import Judge
 from torchmend.live.guard.lazy import LazyTransaction
 from torchmend.live.guard.micro import MicroBatches
-from torchmend.live.guard.options import as_list, listed, one_element, options_of, policy_of, refuse_unsupported
+from torchmend.live.guard.options import as_list, listed, one_element, options_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
-from torchmend.live.guard.policy import decide
 from torchmend.live.guard.preflight import inspect, watch_loads, watch_starved
-from torchmend.live.guard.ranks import agree
-from torchmend.live.guard.rates import lowest
-from torchmend.live.guard.recovery import Recovery
-from torchmend.live.guard.reservoir import Reservoir
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
-from torchmend.live.guard.states import Memory, restored_policy_state
-from torchmend.live.guard.transaction import ABANDONED, Transaction
+from torchmend.live.guard.states import restored_policy_state
+from torchmend.live.guard.transaction import Transaction
 from torchmend.live.guard.wrapping import Wrapping
 
 logger = logging.getLogger("torchmend.guard")
@@ -84,36 +77,21 @@ class Guard:
             time.time,
             observe_only=self.options.observe_only,
         )
-        self.transactions: list[Transaction] = []
-        acts = not self.options.observe_only
-        self._reservoir = Reservoir(self.models, self.options.reservoir if acts and not self.options.lazy else 0)
-        self.evaluation = Evaluation(self.models, self.transactions, self._reservoir, self._after_load, acts=acts)
+        schedulers, averages = as_list(scheduler), as_list(ema)
+        self._judge = Judge(self.models, self.optimizers, schedulers, averages, scaler, self.options, self.events)
+        self.transactions, self.evaluation = self._judge.transactions, self._judge.evaluation
         self._sensors = chosen(self.options.sensors)
-        self._policy = policy_of(self.options)
-        self._memory = Memory(len(self.optimizers))
         self._wrapping = Wrapping()
-        self._held: list[Held] = []
         self._steps: list[int] = [0] * len(self.optimizers)
         self._samples: list[dict[str, Any]] = []
         clip = None if self.options.observe_only else self.options.clip
         self._clippers = [Clipper(clip) for _ in self.optimizers] if clip else []
-        self._returning: Decision | None = None
-        self._norm = 0.0
-        self._recovery = Recovery(
-            self.models,
-            self.optimizers,
-            as_list(scheduler),
-            as_list(ema),
-            [scaler, self._memory],
-            self.options,
-            self._announced,
-        )
         if os.environ.get(OFF, "").lower() in ("off", "0"):
             logger.warning("The guard is switched off by %s.", OFF)
             return
         for each in self.models:
             refuse_unsupported(each)
-        self._attach(as_list(scheduler), as_list(ema))
+        self._attach(schedulers, averages)
 
     @property
     def steps(self) -> int:
@@ -123,7 +101,7 @@ class Guard:
     @property
     def gradient_norm(self) -> float:
         """The 2-norm of all gradients in the step that was judged last, before clipping, without the scaler."""
-        return self._norm
+        return self._judge.gradient_norm
 
     @property
     def repaired(self) -> int:
@@ -138,44 +116,37 @@ class Guard:
 
     def _attach(self, schedulers: list[Any], averages: list[Any]) -> None:
         acts = not self.options.observe_only
-        forward = self._forward = SampledForward(
-            self.models,
-            self._sensors,
-            self.options.sample_every,
-            lambda: self.steps,
-            self._told_of,
-            has_scaler=self.scaler is not None,
-        )
+        judge = self._judge
         owned = owned_modules(self.models, self.optimizers)
         for at, (optimizer, modules) in enumerate(zip(self.optimizers, owned, strict=True)):
             transaction = (LazyTransaction if self.options.lazy else Transaction)(
                 optimizer,
                 self.models,
                 modules,
-                self._judge,
-                self._closed,
+                judge.judge,
+                judge.closed,
                 acts=acts,
                 safe=self.options.safe_optimizers,
                 sensors=self._sensors,
             )
             transaction.clipper = self._clippers[at] if self._clippers else None
             transaction.micro = MicroBatches(modules) if self.options.drop_micro_batches and acts else None
-            transaction.sampled_forward = forward
+            transaction.sampled_forward = judge.forward
             if Sensor.UPDATES in self._sensors:
                 transaction.sampled_updates = SampledUpdates(
-                    optimizer, transaction.named_parameters, self.options.sample_every, self._told_of
+                    optimizer, transaction.named_parameters, self.options.sample_every, judge.tell
                 )
             transaction.attach(modules, self._wrapping)
             self.transactions.append(transaction)
-        forward.attach(self._wrapping)
-        self._reservoir.attach(self._wrapping)
+        judge.forward.attach(self._wrapping)
+        judge.reservoir.attach(self._wrapping)
         self.evaluation.attach(self._wrapping)
         self._hold(schedulers, averages)
         if Sensor.SETUP in self._sensors:
-            self._told_of(tuple(inspect(self.models, self.optimizers)))
+            judge.tell(tuple(inspect(self.models, self.optimizers)))
             for optimizer in self.optimizers:
-                watch_loads(optimizer, self._told_of, self._wrapping)
-                watch_starved(optimizer, self._repaired, self._wrapping, acts=acts)
+                watch_loads(optimizer, judge.tell, self._wrapping)
+                watch_starved(optimizer, judge.tell_repaired, self._wrapping, acts=acts)
         self.evaluation.check()
 
     def _hold(self, schedulers: list[Any], averages: list[Any]) -> None:
@@ -184,12 +155,12 @@ class Guard:
         if self.scaler is not None:
             HeldScaler(self.scaler, self.transactions, self._wrapping, acts=acts)
         if acts and self.options.hold_scheduler:
-            self._held += [hold_scheduler(each, self.transactions, self._wrapping) for each in schedulers]
+            self._judge.held += [hold_scheduler(each, self.transactions, self._wrapping) for each in schedulers]
         if Sensor.AVERAGES in self._sensors:
             for each in averages:
-                watch_average(each, self.models, self._told_of, self._wrapping)
+                watch_average(each, self.models, self._judge.tell, self._wrapping)
         if acts:
-            self._held += [hold_average(each, self.transactions, self._wrapping) for each in averages]
+            self._judge.held += [hold_average(each, self.transactions, self._wrapping) for each in averages]
 
     def detach(self) -> None:
         """Take away every hook and override, and gradients that were refused; the run goes on unguarded."""
@@ -197,7 +168,7 @@ class Guard:
             transaction.let_go()
         self._wrapping.undo()
         self._steps, self._samples = self._counted(), self._remembered()
-        self._reservoir.forget()
+        self._judge.reservoir.forget()
         self.transactions.clear()
 
     def __enter__(self) -> Self:
@@ -224,79 +195,6 @@ class Guard:
             transaction.loss = one_element(loss).detach()
         return loss
 
-    def _judge(self, transaction: Transaction, seen: Observation) -> Decision:
-        at = self.transactions.index(transaction)
-        if not self.evaluation.were_sound:  # before the ranks agree: what one passes over, none may refuse alone
-            seen = replace(seen, buffers_finite=True, variances_valid=True, buffer="")
-        seen = replace(
-            agree(seen, self.models),
-            scaled=self.scaler is not None and self.scaler.is_enabled(),
-            update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
-            is_part=transaction.micro is not None,
-            can_go_back=self._recovery.can_go_back(self.steps),
-            lowest_rate=lowest(transaction.optimizer),
-        )
-        self._norm = seen.gradient_norm
-        self._memory.states[at], decision = decide(self._policy, self._memory.states[at], seen)
-        if decision.is_odd and transaction.sampled_updates is not None:
-            transaction.sampled_updates.looks_next = True
-        if seen.overflowed or not (decision.happens or decision.by_scaler):
-            self._recovery.suspect()
-        if not decision.happens and (not decision.by_scaler or self._memory.states[at].in_a_row > 1):
-            self._forward.seek()
-        if decision.is_odd or decision.findings:
-            self._recovery.doubt()
-        return decision if decision.action is Action.PROCEED else self._announced(decision)
-
-    def _told_of(self, findings: Sequence[Finding]) -> None:
-        """Log what does no harm to this step."""
-        if findings:
-            self.events.tell(Decision(action=Action.LOG, step=self.steps, findings=tuple(findings)))
-
-    def _repaired(self, findings: Sequence[Finding]) -> None:
-        """Announce what was repaired before a step."""
-        self._announced(Decision(action=Action.REPAIR, step=self.steps, findings=tuple(findings)))
-
-    def _announced(self, decision: Decision) -> Decision:
-        if decision.action is Action.STOP and self._forward.origin:
-            where = f" In the forward pass the first module to put out NaN or Inf was {self._forward.origin}."
-            decision = replace(decision, explanation=decision.explanation + where)
-        if self.options.on_decision is not None:
-            decision = self.options.on_decision(decision) or decision
-        self.events.tell(decision)
-        if self.options.observe_only:
-            return decision
-        if decision.action is Action.STOP:
-            for transaction in self.transactions:
-                transaction.abandon()
-            raise TrainingStoppedError(decision.explanation)
-        if decision.action is Action.LOWER_RATE:
-            self._recovery.lower_rates()
-        if decision.action is Action.ROLL_BACK:
-            self._returning = decision
-        return decision
-
-    def _closed(self, transaction: Transaction, refused: Decision | None) -> None:
-        for held in self._held:
-            held.note(transaction, refused is None)
-        is_whole = refused is None and (transaction.micro is None or not transaction.micro.dropped)
-        self._reservoir.note(happened=is_whole, is_last=not any(each.is_open for each in self.transactions))
-        seen = transaction.seen
-        self.events.plot(transaction.steps, norm=seen.gradient_norm, loss=seen.loss, happened=refused is None)
-        if transaction is self.transactions[0] and self._returning is None and refused is not ABANDONED:
-            self._recovery.after_step(transaction.steps)
-        self._go_back()
-
-    def _go_back(self) -> None:
-        """Carry out a return that was decided, now that no step is under way."""
-        decision, self._returning = self._returning, None
-        if decision is not None:
-            for transaction in self.transactions:
-                transaction.abandon()
-            self._reservoir.forget()
-            self._recovery.go_back(decision, self.steps)
-            self._memory.put_on_probation(self.steps)
-
     def check(self) -> Health:
         """Look at weights, statistics, optimizer state and averages; repair what can be, go back or stop if not.
 
@@ -305,12 +203,9 @@ class Guard:
         Raises:
             TrainingStoppedError: Something is damaged that no repair and no snapshot can mend.
         """
-        health = self._recovery.check(self.steps)
-        self._go_back()
+        health = self._judge.recovery.check(self.steps)
+        self._judge.go_back()
         return health
-
-    def _after_load(self) -> None:
-        self._recovery.forget()
 
     # Explicit mode
 
@@ -364,7 +259,7 @@ class Guard:
         return {
             "steps": self._counted(),
             "counts": dict(self.events.counts),
-            "policy": [asdict(state) for state in self._memory.states],
+            "policy": [asdict(state) for state in self._judge.memory.states],
             "norms": [list(each.norms) for each in self._clippers],
             "samples": self._remembered(),
         }
@@ -375,10 +270,9 @@ class Guard:
         Raises:
             UserError: It is of another number of optimizers.
         """
-        if len(state["policy"]) != len(self._memory.states):
-            raise UserError(
-                f"The state is of a guard of {len(state['policy'])} optimizers, not of {len(self._memory.states)}."
-            )
+        count = len(self.optimizers)
+        if len(state["policy"]) != count:
+            raise UserError(f"The state is of a guard of {len(state['policy'])} optimizers, not of {count}.")
         self._steps = list(state["steps"])
         for transaction, steps in zip(self.transactions, self._steps, strict=False):  # none where it is switched off
             transaction.steps = steps
@@ -388,4 +282,4 @@ class Guard:
         for each, remembered in zip(self._sampled(), self._samples, strict=False):
             each.load_state_dict(remembered)
         self.events.counts = Counter(state["counts"])
-        self._memory.states = [restored_policy_state(each) for each in state["policy"]]
+        self._judge.memory.states = [restored_policy_state(each) for each in state["policy"]]
