@@ -11,7 +11,10 @@ from wavessm_x.training.checkpoints import CheckpointError
 WHOLE = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "iteration", "loss_history", "val_history")
 
 
-@pytest.mark.parametrize("settings", [{}, {"precision": "bf16-mixed"}, {"accumulate": 2}, {"ema": 0.0}], ids=str)
+SETTINGS = [{"precision": "16-mixed"}, {"precision": "bf16-mixed"}, {"accumulate": 2}, {"ema": 0.0}]
+
+
+@pytest.mark.parametrize("settings", [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in SETTINGS)], ids=str)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, settings):
     data = data_in(tmp_path)
     whole = config_in(tmp_path / "whole", **settings)
