@@ -157,10 +157,10 @@ def _page(results: dict) -> str:
 
     python benchmarks/wavessm/scan.py
 
-Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads, single
-precision. {machine["cores"]} cores, 1 thread, Python {machine["python"]}, torch {machine["torch"]}; medians of
-{len(results["rounds"])} rounds, side by side. The load of the machine before the run was {results["load_before"]:.1f};
-above 0 others were working on it, and the seconds on its CPU tell more than those on the clock.
+Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads, in
+single precision. {machine["cores"]} cores, 1 thread, Python {machine["python"]}, torch {machine["torch"]}; medians of
+{len(results["rounds"])} rounds, side by side. The machine's load in the minute before was {results["load_before"]:.1f}:
+others were working on it. Where the seconds on the clock and on the CPU agree, they did not disturb.
 
 | method | seconds | on the CPU | times the loop's speed | memory at most, MiB | error | of gradients |
 | --- | --- | --- | --- | --- | --- | --- |
