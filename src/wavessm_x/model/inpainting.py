@@ -35,6 +35,7 @@ class Inpainting(nn.Module):
         self.downsample_layers = nn.ModuleList(_downsample(fine, coarse) for fine, coarse in steps)
         self.bottleneck_fass = DualStreamFASS(last, config) if config.use_fass else None
         self.upsample_layers = nn.ModuleList(_upsample(coarse, fine) for fine, coarse in reversed(steps))
+        self.skip_gates = nn.ModuleList(GatedSkip(fine) for fine, _ in reversed(steps))
         self.decoder_layers = nn.ModuleList(
             _level(size, count, config)
             for size, count in zip(config.channels[-2::-1], config.blocks[-2::-1], strict=True)
@@ -80,8 +81,9 @@ class Inpainting(nn.Module):
         return features, finer
 
     def _decoded(self, features: Tensor, finer: list[Tensor]) -> Tensor:
-        for level, upsample, skipped in zip(self.decoder_layers, self.upsample_layers, reversed(finer), strict=True):
-            features = level(upsample(features) + skipped)
+        layers = zip(self.decoder_layers, self.upsample_layers, self.skip_gates, reversed(finer), strict=True)
+        for level, upsample, gate, skipped in layers:
+            features = level(gate(upsample(features), skipped))
         return features
 
     def _checked(self, image: Tensor, mask: Tensor | None) -> Tensor:
@@ -96,6 +98,26 @@ class Inpainting(nn.Module):
         if mask.shape != (len(image), 1, *image.shape[-2:]):
             raise ValueError(f"Masks are {list(mask.shape)}; expected {[len(image), 1, *image.shape[-2:]]}.")
         return torch.cat([image, mask.to(image.dtype)], dim=1)
+
+
+class GatedSkip(nn.Module):
+    """Add what skipped the coarser levels, as far as a gate a channel lets it through; at the start that is all.
+
+    Args:
+        channels: Of both maps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(2 * channels, channels, 1, groups=channels)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
+        """Return the sum, [B, C, H, W], of two maps of that shape; the gate lies between 0 and 2."""
+        both = torch.stack([features, skipped], dim=2).flatten(1, 2)
+        added: Tensor = features + 2 * self.gate(both).sigmoid() * skipped
+        return added
 
 
 def _level(channels: int, count: int, config: ModelConfig) -> nn.Sequential:
