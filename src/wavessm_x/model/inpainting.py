@@ -110,8 +110,8 @@ class GatedSkip(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gate = nn.Conv2d(2 * channels, channels, 1, groups=channels)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        for each in self.gate.parameters():
+            nn.init.zeros_(each)
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
         """Return the sum, [B, C, H, W], of two maps of that shape; the gate lies between 0 and 2."""

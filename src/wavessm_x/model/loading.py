@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What wrappers for several processes and for compiling put before names."""
+GATES = "skip_gates."
+"""What the names of the gates begin with; all zeros let everything through."""
 LISTED = 10
 """Keys that a message names of each kind, at most."""
 
@@ -34,6 +37,8 @@ class KeysError(ValueError):
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load weights into a model; what wrappers put before names is left out.
 
+    Checkpoints of the published layout have no gates on the skips; then all gates are left fully open.
+
     Args:
         model: Stays as it is when the weights do not fit.
         state_dict: Tensors by name, as of `state_dict()`.
@@ -43,6 +48,9 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """
     given = {_bare(key): tensor for key, tensor in state_dict.items()}
     own = model.state_dict()
+    gates = [key for key in own if key.startswith(GATES)]
+    if not any(key in given for key in gates):
+        given |= {key: torch.zeros_like(own[key]) for key in gates}
     missing = [key for key in own if key not in given]
     unexpected = [key for key in given if key not in own]
     misshaped = {

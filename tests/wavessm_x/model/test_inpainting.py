@@ -183,3 +183,22 @@ def test_the_weights_of_one_network_load_into_another():
     source.input_conv.weight.data += 1
     load_weights(target, source.state_dict())
     assert torch.equal(target.eval()(images()), source.eval()(images()))
+
+
+def test_weights_without_gates_on_the_skips_load_with_open_gates():
+    source, target = network(), network()
+    for gate in target.skip_gates.parameters():
+        nn.init.ones_(gate)
+    load_weights(target, {key: each for key, each in source.state_dict().items() if not key.startswith("skip_gates")})
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(source.eval()(image), target.eval()(image))
+
+
+def test_a_gate_closes_and_doubles_a_skip():
+    model = network()
+    gate = model.skip_gates[0]
+    features, skipped = torch.rand(2, 1, gate.gate.out_channels, 4, 4)
+    assert torch.equal(gate(features, skipped), features + skipped)
+    for bias, factor in ((-100.0, 0.0), (100.0, 2.0)):
+        nn.init.constant_(gate.gate.bias, bias)
+        assert torch.allclose(gate(features, skipped), features + factor * skipped)
