@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from wavessm_x.config import ModelConfig
 from wavessm_x.model import Inpainting, load_weights
