@@ -1,6 +1,7 @@
 """One training, from its settings to its end."""
 
 import logging
+import warnings
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig, model_config
+from wavessm_x.data import DataWarning
 from wavessm_x.losses import Losses
 from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
@@ -49,6 +51,7 @@ def train(
     """
     fabric = make_fabric(config, accelerator, devices)
     fabric.launch()
+    _leave_talking_to_one(fabric)
     if not config.resume and config.model_file.exists():
         raise CheckpointError(
             f"{config.model_file} exists. Pass --resume to go on from it, or name another file with --model_file."
@@ -77,6 +80,14 @@ def train(
         )  # fmt: skip
     parts.protection.guard.detach()
     return progress
+
+
+def _leave_talking_to_one(fabric: Fabric) -> None:
+    """Keep processes other than the first from saying the same again; errors they still tell."""
+    if not fabric.is_global_zero:
+        warnings.simplefilter("ignore", DataWarning)
+        for name in ("wavessm_x", "torchmend"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _total(losses: Losses, iteration: int, output: Tensor, target: Tensor) -> Tensor:
