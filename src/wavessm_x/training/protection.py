@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import torchmend
 from wavessm_x.config import TrainConfig
+from wavessm_x.training.processes import first_told
 
 logger = logging.getLogger("wavessm_x")
 
@@ -39,7 +40,7 @@ class Protection:
     def _on_decision(self, decision: torchmend.Decision) -> None:
         if decision.action in (torchmend.Action.REFUSE, torchmend.Action.ROLL_BACK):
             is_outlier = torchmend.Code.TRAINING_SPIKE in {each.code for each in decision.findings}
-            where, who = _first_of_ranks(next((name for name, each in self.seen.items() if not _is_finite(each)), ""))
+            where, who = first_told(next((name for name, each in self.seen.items() if not _is_finite(each)), ""))
             origin = decision.origin or "; ".join(each.detail for each in decision.findings)
             kind = "OUTLIER" if is_outlier else f"NaN {where or 'GRAD'}"
             logger.warning("[%s] iter %d: %s%s", kind, decision.step, origin, who)
@@ -65,15 +66,6 @@ class Protection:
                 result.after,
             )
             self._measured = self.guard.repaired
-
-
-def _first_of_ranks(mine: str) -> tuple[str, str]:
-    """Return what the first process with anything to tell tells, and in words which it is; all have to come here."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return mine, ""
-    told = [""] * distributed.get_world_size()
-    distributed.all_gather_object(told, mine)
-    return next(((each, f" (in process {rank} of {len(told)})") for rank, each in enumerate(told) if each), ("", ""))
 
 
 def _is_finite(value: Tensor | Iterable[Tensor]) -> bool:

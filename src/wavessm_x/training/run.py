@@ -1,7 +1,6 @@
 """One training, from its settings to its end."""
 
 import logging
-import warnings
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -10,10 +9,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig, model_config
-from wavessm_x.data import DataWarning
 from wavessm_x.losses import Losses
 from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
+from wavessm_x.training.processes import leave_talking_to_main, together
 from wavessm_x.training.setup import make_fabric, put_together
 from wavessm_x.training.state import Progress, restore
 from wavessm_x.training.validation import validate
@@ -48,10 +47,11 @@ def train(
         CheckpointError: There is nothing to go on from, or weights in it are corrupted.
         KeysError: The checkpoint is of another model.
         TrainingStoppedError: Going on would not help; the guard says why.
+        LeftAloneError: Another process ended.
     """
     fabric = make_fabric(config, accelerator, devices)
     fabric.launch()
-    _leave_talking_to_one(fabric)
+    leave_talking_to_main()
     if not config.resume and config.model_file.exists():
         raise CheckpointError(
             f"{config.model_file} exists. Pass --resume to go on from it, or name another file with --model_file."
@@ -67,7 +67,8 @@ def train(
             parts.scheduler.last_epoch,
         )
     watch = Watch(config, progress.iteration, is_main=fabric.is_global_zero)
-    has_ended = Loop(parts, progress, watch, model, data, config).run()
+    with together():
+        has_ended = Loop(parts, progress, watch, model, data, config).run()
     logger.info("%s", parts.protection.guard.summary())
     loss = partial(_total, parts.losses, config.num_iter)
     if has_ended and parts.datasets.test is not None and fabric.is_global_zero:
@@ -80,14 +81,6 @@ def train(
         )  # fmt: skip
     parts.protection.guard.detach()
     return progress
-
-
-def _leave_talking_to_one(fabric: Fabric) -> None:
-    """Keep processes other than the first from saying the same again; errors they still tell."""
-    if not fabric.is_global_zero:
-        warnings.simplefilter("ignore", DataWarning)
-        for name in ("wavessm_x", "torchmend"):
-            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _total(losses: Losses, iteration: int, output: Tensor, target: Tensor) -> Tensor:
