@@ -52,6 +52,11 @@ def train(
     fabric = make_fabric(config, accelerator, devices)
     fabric.launch()
     leave_talking_to_main()
+    with together():
+        return _train(model, data, config, fabric)
+
+
+def _train(model: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fabric) -> Progress:
     if not config.resume and config.model_file.exists():
         raise CheckpointError(
             f"{config.model_file} exists. Pass --resume to go on from it, or name another file with --model_file."
@@ -67,8 +72,7 @@ def train(
             parts.scheduler.last_epoch,
         )
     watch = Watch(config, progress.iteration, is_main=fabric.is_global_zero)
-    with together():
-        has_ended = Loop(parts, progress, watch, model, data, config).run()
+    has_ended = Loop(parts, progress, watch, model, data, config).run()
     logger.info("%s", parts.protection.guard.summary())
     loss = partial(_total, parts.losses, config.num_iter)
     if has_ended and parts.datasets.test is not None and fabric.is_global_zero:
