@@ -33,8 +33,8 @@ def command(folder: Path, *more: str) -> list[str]:
         "accelerator": "cpu", "preset": "tiny", "patch_size": 16, "batch_size": 1, "workers": 0,
         "num_iter": 5000, "val_every": 5000, "data_path": folder / "pictures", "model_file": folder / "run" / "w.pth",
     }  # fmt: skip
-    return [str(ROOT / "train_FIXED.py"), *(str(part) for name, value in flags.items() for part in (f"--{name}", value)),
-            *more]  # fmt: skip
+    written = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    return [str(ROOT / "train_FIXED.py"), *written, *more]
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:
