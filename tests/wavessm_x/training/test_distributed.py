@@ -141,6 +141,15 @@ def test_an_error_in_one_process_ends_the_others_with_a_message(tmp_path):
     assert "[rank1]:" not in said  # no traceback
 
 
+def test_two_processes_of_torchrun_train_one_model(tmp_path):
+    process = started([*TORCHRUN, *command(tmp_path, "--num_iter", "2", "--val_every", "2")])
+    said, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 0, said
+    assert said.count("[Iter 2] Val Loss:") == said.count("Checkpoint saved:") == said.count("steps guarded:") == 1
+    state = torch.load(tmp_path / "run" / "w.pth", weights_only=True)
+    assert (state["iteration"], state["extra"]["applied"], state["extra"]["world_size"]) == (2, 2, 2)
+
+
 def test_the_processes_that_torchrun_started_are_taken(tmp_path, monkeypatch):
     found = {"LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 4, "RANK": 3, "LOCAL_RANK": 1, "GROUP_RANK": 1,
              "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "MASTER_PORT": 1}  # fmt: skip
