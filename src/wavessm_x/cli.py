@@ -133,12 +133,13 @@ def train(  # one parameter a flag
         compile=compile_model,
         pictures_every=pictures_every,
     )
+    from wavessm_x.training.processes import is_main
     from wavessm_x.training.run import train as run_training
 
     progress = run_training(
         model, data, config, accelerator=accelerator, devices=int(devices) if devices.isdigit() else devices
     )
-    if progress.iteration < num_iter:
+    if progress.iteration < num_iter and is_main():  # what launched the others takes any code but 0 for a failure
         raise typer.Exit(INTERRUPTED)
 
 
@@ -154,12 +155,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from wavessm_x.data import DataError
     from wavessm_x.model import KeysError
     from wavessm_x.training.checkpoints import CheckpointError
+    from wavessm_x.training.processes import LeftAloneError
 
     try:
         app(arguments)
     except SystemExit as leaving:
         return int(leaving.code or 0)
-    except (ConfigError, DataError, CheckpointError, KeysError, torchmend.TorchmendError, OSError) as error:
+    except (
+        ConfigError,
+        DataError,
+        CheckpointError,
+        KeysError,
+        LeftAloneError,
+        torchmend.TorchmendError,
+        OSError,
+    ) as error:
         print(f"wavessm: {error}", file=sys.stderr)  # noqa: T201
         return STOPPED if isinstance(error, torchmend.TrainingStoppedError) else UNUSABLE
     return 0

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 import torchmend
 from wavessm_x.config import TrainConfig
+from wavessm_x.training.processes import first_told
 
 logger = logging.getLogger("wavessm_x")
 
@@ -39,9 +40,10 @@ class Protection:
     def _on_decision(self, decision: torchmend.Decision) -> None:
         if decision.action in (torchmend.Action.REFUSE, torchmend.Action.ROLL_BACK):
             is_outlier = torchmend.Code.TRAINING_SPIKE in {each.code for each in decision.findings}
-            where = next((f"NaN {name}" for name, value in self.seen.items() if not _is_finite(value)), "NaN GRAD")
+            where, who = first_told(next((name for name, each in self.seen.items() if not _is_finite(each)), ""))
             origin = decision.origin or "; ".join(each.detail for each in decision.findings)
-            logger.warning("[%s] iter %d: %s", "OUTLIER" if is_outlier else where, decision.step, origin)
+            kind = "OUTLIER" if is_outlier else f"NaN {where or 'GRAD'}"
+            logger.warning("[%s] iter %d: %s%s", kind, decision.step, origin, who)
 
     def before_validation(
         self, model: nn.Module, batches: Callable[[], list[Any]], score: Callable[[nn.Module], float]

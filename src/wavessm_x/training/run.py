@@ -12,6 +12,7 @@ from wavessm_x.config import DataConfig, ModelConfig, TrainConfig, model_config
 from wavessm_x.losses import Losses
 from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
+from wavessm_x.training.processes import leave_talking_to_main, together
 from wavessm_x.training.setup import make_fabric, put_together
 from wavessm_x.training.state import Progress, restore
 from wavessm_x.training.validation import validate
@@ -46,9 +47,16 @@ def train(
         CheckpointError: There is nothing to go on from, or weights in it are corrupted.
         KeysError: The checkpoint is of another model.
         TrainingStoppedError: Going on would not help; the guard says why.
+        LeftAloneError: Another process ended.
     """
     fabric = make_fabric(config, accelerator, devices)
     fabric.launch()
+    leave_talking_to_main()
+    with together():
+        return _train(model, data, config, fabric)
+
+
+def _train(model: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fabric) -> Progress:
     if not config.resume and config.model_file.exists():
         raise CheckpointError(
             f"{config.model_file} exists. Pass --resume to go on from it, or name another file with --model_file."

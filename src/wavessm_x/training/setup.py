@@ -1,6 +1,7 @@
 """What a training is made of: the parts, put together on their devices."""
 
 import logging
+import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import torchmend
-from wavessm_x.config import DataConfig, ModelConfig, TrainConfig
+from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig
 from wavessm_x.data import Datasets, load
 from wavessm_x.losses import Losses
 from wavessm_x.lpips import Lpips
@@ -74,13 +75,30 @@ def make_fabric(config: TrainConfig, accelerator: str = "auto", devices: int | s
         config: Of the training.
         accelerator: As Fabric names it.
         devices: The same.
+
+    Raises:
+        ConfigError: torchrun started another number of processes.
     """
+    where = {"accelerator": accelerator, **_processes(devices)}
     if config.precision == "32":
-        return Fabric(accelerator=accelerator, devices=devices, precision="32-true")
+        return Fabric(**where, precision="32-true")
     kind = "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     scaler = torch.amp.GradScaler(kind) if config.precision == "16-mixed" else None
     plugin = MixedPrecision(config.precision, kind, scaler)
-    return Fabric(accelerator=accelerator, devices=devices, plugins=[plugin])
+    return Fabric(**where, plugins=[plugin])
+
+
+def _processes(devices: int | str) -> dict[str, Any]:
+    """Return how many devices and nodes: those that torchrun started processes for, where it did."""
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return {"devices": devices}
+    here, all_ = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if str(devices) not in ("auto", str(here)):  # each process would train for itself, over the others' files
+        raise ConfigError(
+            f"devices is {devices}, but torchrun started {here} processes on this machine. Leave --devices out, "
+            f"or pass --nproc_per_node {devices}."
+        )
+    return {"devices": here, "num_nodes": all_ // here}
 
 
 def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fabric) -> Parts:
