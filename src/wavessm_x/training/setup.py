@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import torchmend
-from wavessm_x.config import DataConfig, ModelConfig, TrainConfig
+from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig
 from wavessm_x.data import Datasets, load
 from wavessm_x.losses import Losses
 from wavessm_x.lpips import Lpips
@@ -74,7 +74,19 @@ def make_fabric(config: TrainConfig, accelerator: str = "auto", devices: int | s
         config: Of the training.
         accelerator: As Fabric names it.
         devices: The same.
+
+    Raises:
+        ConfigError: Fabric knows no such devices, or this machine has none.
     """
+    try:
+        return _fabric(config, accelerator, devices)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"accelerator is {accelerator!r} and devices is {devices!r}; here they must be others, or auto: {error}"
+        ) from error
+
+
+def _fabric(config: TrainConfig, accelerator: str, devices: int | str) -> Fabric:
     if config.precision == "32":
         return Fabric(accelerator=accelerator, devices=devices, precision="32-true")
     kind = "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
