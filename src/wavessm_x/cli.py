@@ -26,6 +26,13 @@ STOPPED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit codes: the guard stopped the run; the input is of no use; asked to stop, and saved."""
 
 
+class _Lines(logging.Handler):
+    """Writes to what stderr is at that moment: while a progress bar is shown, it is the bar that makes room for lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)  # noqa: T201
+
+
 @app.callback()
 def _commands() -> None:
     """Keep `train` a command of its own, also while it is the only one."""
@@ -93,7 +100,7 @@ def train(  # one parameter a flag
     devices: Annotated[str, typer.Option("--devices", help="How many, or auto.")] = "auto",
 ) -> None:
     """Train, or go on with a training."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Lines()])
     changed = {"wavelet": wavelet, "d_state": d_state, "d_conv": d_conv, "expand": expand}
     model = replace(
         ModelConfig.preset(preset, **{name: value for name, value in changed.items() if value is not None}),

@@ -1,5 +1,7 @@
 """The network: an encoder, a bottleneck and a decoder of blocks, refined in the Fourier domain."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,6 +46,8 @@ class Inpainting(nn.Module):
         if config.use_ffc:
             self.refinement_ffc = MultiScaleWaveFFC(first, config.wavelet, half=config.half_fft)
         self.output = nn.Conv2d(first, 3, 3, padding=1)
+        nn.init.zeros_(self.output.weight)  # training begins with the picture as it is, not with noise on it
+        nn.init.zeros_(cast(Tensor, self.output.bias))
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Restore a batch of pictures.

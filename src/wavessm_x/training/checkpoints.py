@@ -62,7 +62,7 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def write(state: dict[str, Any], path: Path, psnr: float) -> bool:
+def write(state: dict[str, Any], path: Path, psnr: float | None) -> bool:
     """Write a checkpoint, and keep it as the best one too if its PSNR is the highest.
 
     A corrupted one goes to quarantine, and never over a healthy one.
@@ -70,7 +70,7 @@ def write(state: dict[str, Any], path: Path, psnr: float) -> bool:
     Args:
         state: As `read` returns it; a timestamp is added.
         path: Its name.
-        psnr: Of the last validation, in decibels; NaN never wins.
+        psnr: Of this state, in decibels; NaN never wins. None where it was not validated.
 
     Returns:
         Whether it was healthy.

@@ -1,7 +1,6 @@
 """The training itself: attempt steps, validate now and then, save, and stop when asked to."""
 
 import logging
-import math
 import signal
 import threading
 import time
@@ -155,7 +154,7 @@ class Loop:
             last = self.progress.val_history[-1] if self.progress.val_history else {}
             is_new = last.get("iteration") == self.progress.iteration
             state = collect(self.parts, self.progress, *self._configs)
-            write(state, self.config.model_file, last["psnr"] if is_new else math.nan)
+            write(state, self.config.model_file, last["psnr"] if is_new else None)
         self.parts.fabric.barrier()
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:

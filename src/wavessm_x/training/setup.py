@@ -77,12 +77,22 @@ def make_fabric(config: TrainConfig, accelerator: str = "auto", devices: int | s
         devices: The same.
 
     Raises:
-        ConfigError: torchrun started another number of processes.
+        ConfigError: Fabric knows no such devices, this machine has none, or torchrun started another number of processes.
     """
-    where = {"accelerator": accelerator, **_processes(devices)}
+    try:
+        return _fabric(config, {"accelerator": accelerator, **_processes(devices)})
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"accelerator is {accelerator!r} and devices is {devices!r}; here they must be others, or auto: {error}"
+        ) from error
+
+
+def _fabric(config: TrainConfig, where: dict[str, Any]) -> Fabric:
     if config.precision == "32":
         return Fabric(**where, precision="32-true")
-    kind = "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+    kind = "cuda" if where["accelerator"] in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     scaler = torch.amp.GradScaler(kind) if config.precision == "16-mixed" else None
     plugin = MixedPrecision(config.precision, kind, scaler)
     return Fabric(**where, plugins=[plugin])

@@ -7,8 +7,11 @@ from wavessm_x.model import Inpainting, load_weights
 
 
 def network(**changed):
+    """Make a network that changes pictures, as one does that has been trained."""
     torch.manual_seed(0)
-    return Inpainting(ModelConfig.preset("tiny", **changed))
+    model = Inpainting(ModelConfig.preset("tiny", **changed))
+    model.output.reset_parameters()
+    return model
 
 
 def images(height=32, width=32, batch=2):
@@ -28,6 +31,10 @@ def plain():
 @pytest.mark.parametrize("use_fass", [True, False])
 def test_pictures_of_any_size_keep_it(height, width, use_fass):
     assert network(use_fass=use_fass)(images(height, width)).shape == (2, 3, height, width)
+
+
+def test_training_begins_with_pictures_as_they_are():
+    assert torch.equal(Inpainting(ModelConfig.preset("tiny"))(images()), images())
 
 
 def test_base_has_the_published_number_of_parameters():

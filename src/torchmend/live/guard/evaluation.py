@@ -1,7 +1,8 @@
 """Normalisation statistics before they are read: at the first evaluation after training, and after a load."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,7 +77,8 @@ class Evaluation:
             return
         logger.warning("[WARN] Found %d corrupted stats after loading!", len(diagnosis.damaged))
         if self._acts:
-            self._mend(module)
+            with self._told():
+                self._mend(module)
         self.were_sound = self._are_sound()
 
     def check(self) -> bool:
@@ -92,11 +94,23 @@ class Evaluation:
             bad = next((slot.name for slot in self._slots() if is_bad(slot.key, slot.tensor)), "")
             logger.warning("[Pre-validation sanitization at iter %d] %s is damaged", steps, bad)
             if self._acts:
-                self._from_copies()
-                for model in self._models:
-                    self._mend(model)
+                with self._told():
+                    self._from_copies()
+                    for model in self._models:
+                        self._mend(model)
         self.were_sound = sound or (self._acts and self._are_sound())
         return sound
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Name every statistic that is repaired meanwhile, and count them."""
+        damaged = [slot for slot in self._slots() if is_bad(slot.key, slot.tensor)]
+        yield
+        repaired = [slot for slot in damaged if not is_bad(slot.key, slot.tensor)]
+        for slot in repaired:
+            logger.warning("[SANITIZE] Repaired corrupted %s: %s", slot.key, slot.name.removesuffix(f".{slot.key}"))
+        if repaired:
+            logger.warning("Sanitized %d BatchNorm statistics.", len(repaired))
 
     def _slots(self) -> list[Slot]:
         return [
@@ -144,7 +158,7 @@ class Evaluation:
         count = sum(edit.count for edit in result.plan.edits)
         if count:
             self.repaired += count
-            logger.warning("Auto-sanitized %d BatchNorm statistics.", len(result.plan.edits))
+            logger.warning("%d values predicted from what is healthy", count)
         for refusal in result.plan.refused:
             logger.warning("%s is damaged and cannot be repaired: %s", refusal.place, refusal.reason)
 
