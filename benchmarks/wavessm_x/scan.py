@@ -1,8 +1,8 @@
 """How long the scans of WaveSSM-X take, and how much memory, beside a plain loop, side by side in one run.
 
-    python benchmarks/wavessm/scan.py [--length 4096] [--rounds 3]
+    python benchmarks/wavessm_x/scan.py [--length 4096] [--rounds 3]
 
-Writes `results.json` and `README.md` beside this file (Linux). Every measurement is a process of its own with one
+Writes `scan.json` and `SCAN.md` beside this file (Linux). Every measurement is a process of its own with one
 thread, forward and backward: first for its memory, then for its time. Within a round the methods run one after the
 other, and medians of the rounds are told. The rates are scalars a head, so that all methods compute the same.
 """
@@ -58,8 +58,8 @@ def main() -> None:
         "medians": medians,
         "rounds": rounds,
     }
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (HERE / "README.md").write_text(_page(results))
+    (HERE / "scan.json").write_text(json.dumps(results, indent=2) + "\n")
+    (HERE / "SCAN.md").write_text(_page(results))
     print(_page(results))
 
 
@@ -155,7 +155,7 @@ def _page(results: dict) -> str:
     )
     return f"""# The selective scan
 
-    python benchmarks/wavessm/scan.py
+    python benchmarks/wavessm_x/scan.py
 
 Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads, single
 precision. {machine["cores"]} cores, 1 thread, Python {machine["python"]}, torch {machine["torch"]}; medians of
