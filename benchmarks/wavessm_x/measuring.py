@@ -1,5 +1,6 @@
 """What the benchmarks of WaveSSM-X measure with: memory at most, turns, and a word on the machine (Linux)."""
 
+import ctypes
 import os
 import platform
 import time
@@ -23,15 +24,16 @@ def machine() -> dict[str, object]:
 
 def sentence(about: dict) -> str:
     """Say what a machine is."""
+    versions = f"Python {about['python']}, torch {about['torch']}"
     return (
-        f"{about['cores']} cores, 1 thread, Python {about['python']}, torch {about['torch']}. The load before the run was\n"
-        f"{about['load_before']:.1f}; above 0 others were working on the machine, and the seconds on its CPU tell more than\n"
-        "those on the clock."
+        f"{about['cores']} cores, 1 thread, {versions}. The load before the run was {about['load_before']:.1f};\n"
+        "above 0 others were working on the machine, and the seconds on its CPU tell more than those on the clock."
     )
 
 
 def peak_anew() -> None:
-    """Have the peak of this process's memory start from what it holds now."""
+    """Have the peak of this process's memory start from what it holds now, without what it has freed."""
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 

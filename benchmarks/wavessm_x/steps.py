@@ -1,6 +1,6 @@
 """What a training step of WaveSSM-X costs, beside a plain U-Net of as many parameters and a scan in a plain loop.
 
-    python benchmarks/wavessm_x/steps.py [--rounds 5] [--sides 64 128]
+    python benchmarks/wavessm_x/steps.py [--rounds 3] [--sides 32 64 128]
 
 Writes `steps.json` and `STEPS.md` beside this file (Linux). A step is the forward pass, all losses but the perceptual
 one, the backward pass and AdamW. The contestants take turns in one process with one thread; ratios are the medians of
@@ -29,7 +29,7 @@ from wavessm_x.optim import make_optimizer
 
 HERE = Path(__file__).parent
 BATCH = 2
-LOOP_UP_TO = 64
+LOOP_UP_TO = 32
 """The largest side at which the loop runs; it takes and holds too much beyond."""
 WARM_UP = 16
 """The side of the pictures of the step that loads all code before memory is measured."""
@@ -43,8 +43,8 @@ CONTESTANTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -123,11 +123,11 @@ def page(results: dict) -> str:
 
     python benchmarks/wavessm_x/steps.py
 
-Forward, all losses but the perceptual one, backward, AdamW; batch {BATCH}, single precision, no guard. The U-Net is built
-of torch's own layers in the same run: pairs of 3x3 convolutions with BatchNorm and ReLU, max-pooling, transposed
-convolutions; its width is the one that brings its parameters closest to those of `base`. Medians of {rounds} rounds, in turn
-in one process; ratios to the U-Net are of seconds on the CPU, within rounds. Memory is the most that model, optimizer
-and two steps take, each in a process of its own.
+Forward, all losses but the perceptual one, backward, AdamW; batch {BATCH}, single precision, no guard. The U-Net is
+built of torch's own layers in the same run: pairs of 3x3 convolutions with BatchNorm and ReLU, max-pooling, transposed
+convolutions; its width is the one that brings its parameters closest to those of `base`. Medians of {rounds} rounds, in
+turn in one process; ratios to the U-Net are of seconds on the CPU, within rounds. Memory is the most that model,
+optimizer and two steps take, each in a process of its own.
 {sentence(results["machine"])}
 
 {tables}
