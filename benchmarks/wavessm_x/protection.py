@@ -1,6 +1,6 @@
 """What all protections of WaveSSM-X cost: steps of the real trainer with them, and with `TORCHMEND_GUARD=off`, in turn.
 
-    python benchmarks/wavessm_x/protection.py [--rounds tiny=60 base=6]
+    python benchmarks/wavessm_x/protection.py [--rounds tiny=30 base=4]
 
 Writes `protection.json` and `PROTECTION.md` beside this file (Linux). The trainer without a guard clips its gradients
 with `clip_grad_norm_`. A third one does in every step what is otherwise done every 50 steps (sampled sensors) or every
@@ -41,7 +41,7 @@ ALWAYS = {"sample_every": 1, "ring": Ring(every=1, most_bytes=2 << 30)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", nargs="+", default=["tiny=60", "base=6"], help="of each preset")
+    parser.add_argument("--rounds", nargs="+", default=["tiny=30", "base=4"], help="of each preset")
     rounds = {name: int(count) for name, _, count in (each.partition("=") for each in parser.parse_args().rounds)}
     torch.set_num_threads(1)
     about = machine()
@@ -115,8 +115,9 @@ def page(results: dict) -> str:
     python benchmarks/wavessm_x/protection.py
 
 Steps of the real trainer, with its losses, clipping, AdamW, schedule and averaged weights; {SIDE} x {SIDE},
-batch {BATCH}, single precision. Without a guard (`TORCHMEND_GUARD=off`) gradients are clipped by `clip_grad_norm_`; with it, the guard
-does all of the recipe. Milliseconds of CPU time, medians of rounds, in turn in one process; ratios within rounds.
+batch {BATCH}, single precision. Without a guard (`TORCHMEND_GUARD=off`) gradients are clipped by `clip_grad_norm_`; with it,
+the guard does all of the recipe. Milliseconds of CPU time, medians of rounds, in turn in one process; ratios within
+rounds.
 {sentence(results["machine"])}
 
 | preset | rounds | unguarded, ms | guarded, ms | ratio | on the clock | now and then, at most | together |

@@ -1,6 +1,6 @@
 """What a training step of WaveSSM-X costs, beside a plain U-Net of as many parameters and a scan in a plain loop.
 
-    python benchmarks/wavessm_x/steps.py [--rounds 3] [--sides 32 64 128]
+    python benchmarks/wavessm_x/steps.py [--rounds 3] [--sides 32 64]
 
 Writes `steps.json` and `STEPS.md` beside this file (Linux). A step is the forward pass, all losses but the perceptual
 one, the backward pass and AdamW. The contestants take turns in one process with one thread; ratios are the medians of
@@ -44,7 +44,7 @@ CONTESTANTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

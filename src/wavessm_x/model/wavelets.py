@@ -64,7 +64,7 @@ class Wavelet(nn.Module):
         return self._matrix(2 * height, bands).T @ joined @ self._matrix(2 * width, bands)
 
     def _matrix(self, side: int, like: Tensor) -> Tensor:
-        """Return what takes a side of so many pixels apart, [side, side]: rows of the low-pass filter, then high-pass."""
+        """Return what takes a side of so many pixels apart, [side, side]: low-pass rows, then high-pass."""
         taps = self.taps.to(like.dtype)
         units = torch.eye(side, dtype=taps.dtype, device=taps.device)
         wrapped = _wrapped(units, self.length // 2 - 1, dims=(-1,))
