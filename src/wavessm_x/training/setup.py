@@ -77,7 +77,8 @@ def make_fabric(config: TrainConfig, accelerator: str = "auto", devices: int | s
         devices: The same.
 
     Raises:
-        ConfigError: Fabric knows no such devices, this machine has none, or torchrun started another number of processes.
+        ConfigError: Fabric knows no such devices, this machine has none, or torchrun started another number of
+            processes.
     """
     try:
         return _fabric(config, {"accelerator": accelerator, **_processes(devices)})

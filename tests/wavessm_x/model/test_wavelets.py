@@ -6,7 +6,7 @@ import torch
 from wavessm_x.model.wavelets import Wavelet
 
 NAMES = ("haar", *(f"db{order}" for order in range(1, 11)))
-SIZES = ((2, 2), (4, 6), (16, 10), (32, 64))
+SIZES = ((2, 2), (4, 6), (16, 10), (32, 64), (258, 20))
 
 
 def picture(height, width, dtype=torch.float64):

@@ -1,24 +1,22 @@
 """How long the scans of WaveSSM-X take, and how much memory, beside a plain loop, side by side in one run.
 
-    python benchmarks/wavessm/scan.py [--length 4096] [--rounds 3]
+    python benchmarks/wavessm_x/scan.py [--length 4096] [--rounds 3]
 
-Writes `results.json` and `README.md` beside this file (Linux). Every measurement is a process of its own with one
+Writes `scan.json` and `SCAN.md` beside this file (Linux). Every measurement is a process of its own with one
 thread, forward and backward: first for its memory, then for its time. Within a round the methods run one after the
 other, and medians of the rounds are told. The rates are scalars a head, so that all methods compute the same.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
+from measuring import machine, peak_anew, peak_mb, sentence, taken
 from torch import Tensor
 
 from wavessm_x.model.scan import selective_scan
@@ -40,7 +38,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(_measured(options.child, options.length, options.reference)))
         return
-    load = os.getloadavg()[0]
+    about = machine()
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.pt"
         torch.save(_value_and_gradients("loop", _inputs(options.length, torch.float64)), reference)
@@ -52,14 +50,13 @@ def main() -> None:
         for method in METHODS
     }
     results = {
-        "machine": _machine(),
+        "machine": about,
         "length": options.length,
-        "load_before": load,
         "medians": medians,
         "rounds": rounds,
     }
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (HERE / "README.md").write_text(_page(results))
+    (HERE / "scan.json").write_text(json.dumps(results, indent=2) + "\n")
+    (HERE / "SCAN.md").write_text(_page(results))
     print(_page(results))
 
 
@@ -70,10 +67,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--child", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def _machine() -> dict[str, object]:
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
 
 
 def _inputs(length: int, dtype: torch.dtype) -> list[Tensor]:
@@ -90,11 +83,11 @@ def _scan(method: str, given: list[Tensor]) -> Tensor:
     if method == "ssd":
         return ssd_scan(u, dt, a, b, c, d)
     matrix = a.repeat_interleave(INNER // HEADS)[:, None].expand(INNER, STATES)
-    scan = selective_scan if method == "exact" else _loop
+    scan = selective_scan if method == "exact" else loop
     return scan(u, dt, matrix, b, c, d)
 
 
-def _loop(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def loop(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     state = u.new_zeros(u.shape[0], *a.shape)
     outputs = []
     for u_t, dt_t, b_t, c_t in zip(*(each.unbind(1) for each in (u, dt, b, c)), strict=True):
@@ -114,28 +107,17 @@ def _measured(method: str, length: int, reference: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     _value_and_gradients(method, _inputs(WARM_UP, torch.float32))
     given = _inputs(length, torch.float32)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = _peak_mb()
+    peak_anew()
+    before = peak_mb()
     found = _value_and_gradients(method, given)
-    memory = _peak_mb() - before
-    start, spent = time.perf_counter(), time.process_time()
-    _value_and_gradients(method, given)
-    measured = {
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - spent,
-        "memory_mb": memory,
-    }
+    memory = peak_mb() - before
+    seconds, cpu_seconds = taken(lambda: _value_and_gradients(method, given))
+    measured = {"seconds": seconds, "cpu_seconds": cpu_seconds, "memory_mb": memory}
     errors = [
         float((each.double() - expected).norm() / expected.norm())
         for each, expected in zip(found, torch.load(reference), strict=True)
     ]
     return measured | {"error": errors[0], "gradient_error": max(errors[1:])}
-
-
-def _peak_mb() -> float:
-    """Return the most memory that this process has held, in MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _child(method: str, length: int, reference: Path) -> dict[str, float]:
@@ -145,7 +127,7 @@ def _child(method: str, length: int, reference: Path) -> dict[str, float]:
 
 
 def _page(results: dict) -> str:
-    machine, medians = results["machine"], results["medians"]
+    medians = results["medians"]
     rows = "\n".join(
         f"| {METHODS[method]} "
         f"| {each['seconds']:.2f} | {each['cpu_seconds']:.2f} "
@@ -155,12 +137,11 @@ def _page(results: dict) -> str:
     )
     return f"""# The selective scan
 
-    python benchmarks/wavessm/scan.py
+    python benchmarks/wavessm_x/scan.py
 
-Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads, in
-single precision. {machine["cores"]} cores, 1 thread, Python {machine["python"]}, torch {machine["torch"]}; medians of
-{len(results["rounds"])} rounds, side by side. The machine's load in the minute before was {results["load_before"]:.1f}:
-others were working on it. Where the seconds on the clock and on the CPU agree, they did not disturb.
+Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads,
+single precision; medians of {len(results["rounds"])} rounds, side by side. {sentence(results["machine"])}
+Where the seconds on the clock and on the CPU agree, others did not disturb.
 
 | method | seconds | on the CPU | times the loop's speed | memory at most, MiB | error | of gradients |
 | --- | --- | --- | --- | --- | --- | --- |
