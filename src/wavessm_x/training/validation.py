@@ -107,6 +107,9 @@ def _scored(
 
 
 def as_history(validation: Validation, iteration: int) -> dict[str, Any]:
-    """Return what goes into `val_history`."""
+    """Return what goes into `val_history`; the learned distance only where it was measured."""
     names = ("val_loss", "psnr", "ssim", "psnr_masked", "ssim_masked", "lpips")
-    return {"iteration": iteration, **{name: getattr(validation, name) for name in names}}
+    values = {name: getattr(validation, name) for name in names}
+    if math.isnan(validation.lpips):
+        del values["lpips"]
+    return {"iteration": iteration, **values}
