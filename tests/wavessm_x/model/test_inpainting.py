@@ -113,8 +113,19 @@ def test_settings_without_parameters_change_the_output(setting, plain):
     assert not torch.equal(changed.eval()(images()), plain.eval()(images()))
 
 
-@pytest.mark.parametrize("setting", [{}, {"ssm": "ssd"}, {"masked": True}, {"use_mamba": False}], ids=str)
-def test_every_parameter_learns(setting):
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {},
+        {"ssm": "ssd"},
+        {"masked": True},
+        *({name: False} for name in ("use_mamba", "use_fass", "use_ffc")),
+        {"use_mamba": False, "use_fass": False, "use_ffc": False},
+        *({name: True} for name in ("fass_no_b", "fass_no_c", "fass_no_delta")),
+    ],
+    ids=str,
+)
+def test_every_parameter_learns(setting):  # of several processes each waits for the gradient of every one
     model = network(**setting)
     mask = torch.zeros(2, 1, 32, 32) if model.config.masked else None
     if mask is not None:
