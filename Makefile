@@ -47,6 +47,11 @@ bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes h
 	$(BIN)/python benchmarks/scale/run.py
 	$(BIN)/python benchmarks/guard/run.py
 	$(BIN)/python benchmarks/saving/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/scan.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/steps.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/protection.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/wavelets.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/ssim.py
 
 docs: $(VENV)/installed-docs  ## the documentation, under .cache/docs/html; any warning is an error
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html -d .cache/docs/doctrees docs .cache/docs/html

@@ -115,9 +115,9 @@ def page(results: dict) -> str:
     python benchmarks/wavessm_x/protection.py
 
 Steps of the real trainer, with its losses, clipping, AdamW, schedule and averaged weights; {SIDE} x {SIDE},
-batch {BATCH}, single precision. Without a guard (`TORCHMEND_GUARD=off`) gradients are clipped by `clip_grad_norm_`; with
-it, the guard does all of the recipe. Milliseconds of CPU time, medians of rounds, in turn in one process; ratios within
-rounds.
+batch {BATCH}, single precision. Without a guard (`TORCHMEND_GUARD=off`) gradients are clipped by `clip_grad_norm_`;
+with it, the guard does all of the recipe. Milliseconds of CPU time, medians of rounds, in turn in one process; ratios
+within rounds.
 {sentence(results["machine"])}
 
 | preset | rounds | unguarded, ms | guarded, ms | ratio | on the clock | now and then, at most | together |
