@@ -127,13 +127,13 @@ with it, the guard does all of the recipe. Milliseconds of CPU time, medians of 
 within rounds.
 {sentence(results["machine"])}
 
-| preset | rounds | unguarded, ms | guarded, ms | ratio | its quartiles | on the clock | now and then, at most | together |
+| preset | rounds | unguarded, ms | guarded | ratio | its quartiles | on the clock | now and then, at most | together |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 "Now and then" is what sampled sensors (every 50 steps), health checks and snapshots (every 100) add to an average step,
 as a share of the unguarded one; it is measured by doing all of them in every step, and divided by 50. Where the
-quartiles lie on both sides of 1, what the guard adds to an ordinary step is less than what the machine's noise lets see.
+quartiles lie on both sides of 1, what the guard adds to an ordinary step is less than the machine's noise lets see.
 """
 
 
