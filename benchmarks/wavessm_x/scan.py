@@ -140,7 +140,8 @@ def _page(results: dict) -> str:
     python benchmarks/wavessm_x/scan.py
 
 Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads,
-single precision; medians of {len(results["rounds"])} rounds, side by side. {sentence(results["machine"])}
+single precision; medians of {len(results["rounds"])} rounds, side by side.
+{sentence(results["machine"])}
 
 | method | seconds | on the CPU | times the loop's speed | memory at most, MiB | error | of gradients |
 | --- | --- | --- | --- | --- | --- | --- |
