@@ -140,8 +140,8 @@ def _page(results: dict) -> str:
     python benchmarks/wavessm_x/scan.py
 
 Forward and backward, batch {BATCH}, {results["length"]} tokens, {INNER} channels, {STATES} states, {HEADS} heads,
-single precision; medians of {len(results["rounds"])} rounds, side by side. {sentence(results["machine"])}
-Where the seconds on the clock and on the CPU agree, others did not disturb.
+single precision; medians of {len(results["rounds"])} rounds, side by side.
+{sentence(results["machine"])}
 
 | method | seconds | on the CPU | times the loop's speed | memory at most, MiB | error | of gradients |
 | --- | --- | --- | --- | --- | --- | --- |
