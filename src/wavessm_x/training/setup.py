@@ -120,7 +120,7 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     optimizer = make_optimizer(model, config.lr, config.weight_decay)
     scheduler = make_scheduler(optimizer, config.num_iter)
     average = _average(model, config.ema) if config.ema else None
-    compiled: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+    compiled: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]
     forward, stepped = fabric.setup(compiled, optimizer, _reapply_compile=False)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     wrapper = next((each for each in forward.modules() if isinstance(each, nn.parallel.DistributedDataParallel)), None)
