@@ -50,3 +50,11 @@ def test_a_save_without_a_validation_speaks_of_no_score(tmp_path, monkeypatch, c
     assert run(data_in(tmp_path), config).iteration == 1
     assert config.model_file.exists()
     assert "never wins" not in caplog.text
+
+
+def test_a_picture_that_cannot_be_read_is_named_once_in_the_log(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    data = data_in(tmp_path)
+    (data.data_path / "torn.png").write_bytes(b"no picture")
+    run(data, config_in(tmp_path, num_iter=1))
+    assert caplog.text.count("torn.png") == 1

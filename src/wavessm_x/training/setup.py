@@ -2,6 +2,7 @@
 
 import logging
 import random
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import torchmend
 from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig
-from wavessm_x.data import Datasets, load
+from wavessm_x.data import Datasets, DataWarning, load
 from wavessm_x.losses import Losses
 from wavessm_x.lpips import Lpips
 from wavessm_x.model import Inpainting
@@ -110,7 +111,9 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     random.seed(data.seed)
     np.random.seed(data.seed)
     torch.manual_seed(data.seed)
-    datasets = load(data, masked=model_config.masked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the lines of the report say it too
+        datasets = load(data, masked=model_config.masked)
     for line in datasets.report.lines():
         logger.info("%s", line)
     model = Inpainting(model_config)
