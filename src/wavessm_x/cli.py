@@ -27,7 +27,7 @@ STOPPED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 
 class _Lines(logging.Handler):
-    """Writes to what stderr is at that moment: while a progress bar is shown, it makes room for lines."""
+    """Writes to what stderr is at that moment: while a progress bar is shown, the bar makes room for lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)  # noqa: T201

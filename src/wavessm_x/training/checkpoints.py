@@ -1,6 +1,7 @@
 """Checkpoint files: found, refused when their weights are corrupted, read, and written."""
 
 import logging
+import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,13 @@ def read(path: Path) -> dict[str, Any]:
             f"`torchmend pick {path.parent}` names the newest healthy checkpoint there; "
             f"`torchmend fix {path} --donor OTHER` takes the weights from another one."
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, and code in it is not run: {str(error).splitlines()[0]} "
+            "Load it where you trust it, and save what is in model_state_dict and iteration anew."
+        ) from error
     if not isinstance(state, dict) or "model_state_dict" not in state:
         raise CheckpointError(f"{path} has no model_state_dict: it is no checkpoint of this trainer.")
     return state

@@ -7,8 +7,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
-from wavessm_x.config import DataConfig, ModelConfig, TrainConfig, model_config
+from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig, model_config
 from wavessm_x.losses import Losses
 from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
@@ -72,7 +73,10 @@ def _train(model: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fa
             parts.scheduler.last_epoch,
         )
     watch = Watch(config, progress.iteration, is_main=fabric.is_global_zero)
-    has_ended = Loop(parts, progress, watch, model, data, config).run()
+    try:
+        has_ended = Loop(parts, progress, watch, model, data, config).run()
+    except TorchDynamoException as error:
+        raise ConfigError(f"torch.compile fails here; leave --compile out. {str(error).splitlines()[0]}") from error
     logger.info("%s", parts.protection.guard.summary())
     loss = partial(_total, parts.losses, config.num_iter)
     if has_ended and parts.datasets.test is not None and fabric.is_global_zero:

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import torchmend
 from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig
-from wavessm_x.data import Datasets, load
+from wavessm_x.data import Datasets, DataWarning, load
 from wavessm_x.losses import Losses
 from wavessm_x.lpips import Lpips
 from wavessm_x.model import Inpainting
@@ -127,7 +128,9 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     random.seed(data.seed)
     np.random.seed(data.seed)
     torch.manual_seed(data.seed)
-    datasets = load(data, masked=model_config.masked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the lines of the report say it too
+        datasets = load(data, masked=model_config.masked)
     for line in datasets.report.lines():
         logger.info("%s", line)
     model = Inpainting(model_config)
@@ -137,7 +140,7 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     optimizer = make_optimizer(model, config.lr, config.weight_decay)
     scheduler = make_scheduler(optimizer, config.num_iter)
     average = _average(model, config.ema) if config.ema else None
-    compiled: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+    compiled: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]
     forward, stepped = fabric.setup(compiled, optimizer, _reapply_compile=False)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     wrapper = next((each for each in forward.modules() if isinstance(each, nn.parallel.DistributedDataParallel)), None)

@@ -1,5 +1,6 @@
 """All that a training has to remember so that it goes on as if nothing had happened, as plain values and tensors."""
 
+import logging
 import math
 import random
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ import torch
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig, as_plain
 from wavessm_x.model import load_weights
 from wavessm_x.training.setup import Parts
+
+logger = logging.getLogger("wavessm_x")
 
 MOST_LOSSES = 5000
 """So many of the last losses are kept."""
@@ -85,10 +88,11 @@ def restore(parts: Parts, state: dict[str, Any]) -> Progress:
     """
     load_weights(parts.model, state["model_state_dict"])
     extra = state.get("extra") or {}
-    if state.get("optimizer_state_dict"):
+    if "applied" in extra:
         parts.optimizer.load_state_dict(state["optimizer_state_dict"])
-    if state.get("scheduler_state_dict"):
         parts.scheduler.load_state_dict(state["scheduler_state_dict"])
+    else:
+        _take_over(parts, state)
     for name, part in (
         ("scaler_state_dict", parts.scaler),
         ("losses_state_dict", parts.losses),
@@ -110,6 +114,23 @@ def restore(parts: Parts, state: dict[str, Any]) -> Progress:
         val_history=list(state.get("val_history", ())),
         **{name: float(value) for name, value in best.items() if value is not None and math.isfinite(value)},
     )
+
+
+def _take_over(parts: Parts, state: dict[str, Any]) -> None:
+    """Take what there is from another trainer: the moments, if they fit, and the place in our own schedule."""
+    optimizer, kept = parts.optimizer, state.get("optimizer_state_dict") or {}
+    moments = kept.get("state", {})
+    weights = [each for group in optimizer.param_groups for each in group["params"]]
+    shapes = {number: each.shape for number, each in enumerate(weights)}
+    if {number: each["exp_avg"].shape for number, each in moments.items() if "exp_avg" in each} == shapes:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    else:
+        logger.warning("The optimizer's state in the checkpoint is not of this optimizer; its moments begin anew.")
+    scheduler = parts.scheduler
+    scheduler.last_epoch = int(state.get("iteration", 0))
+    for group, rate, share in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = rate * share(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _random_state() -> dict[str, Any]:

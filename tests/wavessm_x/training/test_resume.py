@@ -1,11 +1,14 @@
 """A run that was interrupted and resumed equals one that was not, to the last bit."""
 
+import argparse
 from dataclasses import replace
 
 import pytest
+import torch
 
 from live.guard.training import same
 from trainings import MODEL, config_in, data_in, interrupted_at, run, saved
+from wavessm_x.optim import share_at
 from wavessm_x.training.checkpoints import CheckpointError
 
 WHOLE = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "iteration", "loss_history", "val_history")
@@ -61,3 +64,47 @@ def test_a_missing_file_is_stood_in_for_by_the_newest_beside_it(tmp_path, caplog
     assert run(data, other).iteration == 4
     assert "going on from the newest checkpoint beside it" in caplog.text
     assert other.model_file.exists()
+
+
+def without_extra(config, *, in_one_group):
+    """Rewrite a checkpoint as the original trainer's are: nothing beside its own keys, and a schedule of its own."""
+    state = saved(config)
+    del state["extra"]
+    state["config"] = {"lr": 1e-4, "batch_size": 24}
+    state["scheduler_state_dict"] = {"last_epoch": 3, "base_lrs": [1e-4]}
+    optimizer = state["optimizer_state_dict"]
+    if in_one_group:
+        numbers = list(reversed(optimizer["state"]))
+        optimizer["param_groups"] = [{"lr": 1e-4, "params": numbers}]
+        optimizer["state"] = {place: optimizer["state"][number] for place, number in enumerate(numbers)}
+    torch.save(state, config.model_file)
+
+
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_a_checkpoint_of_the_original_trainer_is_gone_on_from(tmp_path, caplog, begins_anew):
+    data, config = data_in(tmp_path), config_in(tmp_path, num_iter=3)
+    run(data, config)
+    without_extra(config, in_one_group=begins_anew)
+    longer = replace(config, resume=True, num_iter=60, val_every=60)
+    assert run_until(5, data, longer).iteration == 5
+    state = saved(config)
+    assert ("its moments begin anew" in caplog.text) is begins_anew
+    steps = {int(each["step"]) for each in state["optimizer_state_dict"]["state"].values()}
+    assert steps == {2 if begins_anew else 5}
+    assert state["scheduler_state_dict"]["last_epoch"] == 5
+    assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == pytest.approx(1e-3 * share_at(5, 60, 1e-3))
+
+
+def run_until(iteration, data, config):
+    """Train, and interrupt it."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_at(patch, iteration)
+        return run(data, config)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_in_one_sentence(tmp_path):
+    config = config_in(tmp_path, resume=True)
+    config.model_file.parent.mkdir()
+    torch.save({"model_state_dict": {}, "config": argparse.Namespace(lr=1e-4)}, config.model_file)
+    with pytest.raises(CheckpointError, match="code in it is not run"):
+        run(data_in(tmp_path), config)
