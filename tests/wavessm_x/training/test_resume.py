@@ -32,7 +32,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
         assert same(one[key], other[key]), key
     for key in ("ema_state_dict", "losses_state_dict", "applied", "random"):
         assert same(one["extra"][key], other["extra"][key]), key
-    assert saved(parted)["extra"]["applied"] == 6
+    refused = settings.get("precision") == "16-mixed"  # one step, while the scaler looks for its scale
+    assert other["extra"]["applied"] == 6 - refused
 
 
 def test_the_log_goes_on_where_it_was(tmp_path, monkeypatch):
