@@ -54,7 +54,9 @@ class Wavelet(nn.Module):
             return self._convolved(image)
         bands = self._matrix(height, image) @ image @ self._matrix(width, image).T
         parted = bands.view(batch, channels, 2, height // 2, 2, width // 2)
-        return parted.permute(0, 1, 4, 2, 3, 5).reshape(batch, channels, len(BANDS), height // 2, width // 2)
+        ordered = parted.permute(0, 1, 4, 2, 3, 5).reshape(batch, channels, len(BANDS), height // 2, width // 2)
+        # torch 2.13 fails to make such a view anew where a compiled graph ends between its making and its use.
+        return ordered.clone() if torch.compiler.is_compiling() else ordered
 
     def synthesise(self, bands: Tensor) -> Tensor:
         """Return the pictures [B, C, H, W] with bands [B, C, 4, H/2, W/2]: the inverse and the adjoint of `analyse`."""
