@@ -72,6 +72,11 @@ class Losses:
             self._balancing.count(computed)
         return total, {name: computed.get(name, total.new_zeros(())).detach() for name in TERMS}
 
+    def final(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the loss as it weighs at the end of the training, by which validations compare; see `__call__`."""
+        total, _ = self(output, target, self._num_iter)
+        return total
+
     def weights(self, iteration: int) -> dict[str, float]:
         """Return what each term weighs: by the schedule, then, when all weigh in full, as they are balanced now."""
         weights = weights_at(iteration, self._num_iter, self._full)

@@ -124,7 +124,7 @@ class Loop:
             found = validate(
                 parts.evaluated,
                 parts.datasets.validation,
-                self._loss,
+                parts.losses.final,
                 parts.fabric.device,
                 masked=parts.masked,
                 lpips=parts.lpips,
@@ -157,14 +157,10 @@ class Loop:
             write(state, self.config.model_file, last["psnr"] if is_new else None)
         self.parts.fabric.barrier()
 
-    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
-        total, _ = self.parts.losses(output, target, self.config.num_iter)
-        return total
-
     def _score(self, model: nn.Module) -> float:
-        pictures = self.parts.datasets.validation
+        parts, pictures = self.parts, self.parts.datasets.validation
         some = [pictures[number] for number in range(min(SCORED_ON, len(pictures)))]
-        return validate(model, some, self._loss, self.parts.fabric.device, masked=self.parts.masked).psnr
+        return validate(model, some, parts.losses.final, parts.fabric.device, masked=parts.masked).psnr
 
     def _some_batches(self) -> list[Any]:
         """Return training batches of another order than the training's, so that its own goes on undisturbed."""

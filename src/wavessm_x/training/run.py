@@ -2,15 +2,12 @@
 
 import logging
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig, model_config
-from wavessm_x.losses import Losses
 from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
 from wavessm_x.training.processes import leave_talking_to_main, together
@@ -78,10 +75,14 @@ def _train(model: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fa
     except TorchDynamoException as error:
         raise ConfigError(f"torch.compile fails here; leave --compile out. {str(error).splitlines()[0]}") from error
     logger.info("%s", parts.protection.guard.summary())
-    loss = partial(_total, parts.losses, config.num_iter)
     if has_ended and parts.datasets.test is not None and fabric.is_global_zero:
         found = validate(
-            parts.evaluated, parts.datasets.test, loss, fabric.device, masked=parts.masked, lpips=parts.lpips
+            parts.evaluated,
+            parts.datasets.test,
+            parts.losses.final,
+            fabric.device,
+            masked=parts.masked,
+            lpips=parts.lpips,
         )
         logger.info(
             "Test pictures: %d | PSNR: %.2f | SSIM: %.4f | PSNR where masked: %.2f",
@@ -89,11 +90,6 @@ def _train(model: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fa
         )  # fmt: skip
     parts.protection.guard.detach()
     return progress
-
-
-def _total(losses: Losses, iteration: int, output: Tensor, target: Tensor) -> Tensor:
-    total, _ = losses(output, target, iteration)
-    return total
 
 
 def _read(model: ModelConfig, config: TrainConfig, fabric: Fabric) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What one sees of a training while it runs: a progress bar, a log file, TensorBoard, curves and samples."""
 
-import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +13,6 @@ from wavessm_x.config import TrainConfig
 from wavessm_x.training.setup import Parts
 from wavessm_x.training.validation import Validation
 from wavessm_x.watching import CsvLog, board, curves, samples
-
-logger = logging.getLogger("wavessm_x")
 
 SHOWN = 4
 """Validation pictures in a grid of samples."""
@@ -32,7 +29,7 @@ class Watch:
 
     def __init__(self, config: TrainConfig, start: int, *, is_main: bool) -> None:
         folder = config.model_file.parent
-        self._config, self._is_main = config, is_main
+        self._config = config
         self._pictures = folder / "visualizations"
         self._bar: Bar | None = None
         if is_main:

@@ -132,20 +132,21 @@ def decide(policy: Policy, state: PolicyState, seen: Observation) -> tuple[Polic
     signals = _signals(policy, state, seen)
     if len(signals) > 1:
         return _outlier(policy, state, seen, (_spike(signals), *odd))
-    if state.learned.lost >= policy.most_lost and on_probation(policy, state, seen.step):
+    on_probation = _is_recent(state.alarmed, policy, seen)
+    if state.learned.lost >= policy.most_lost and on_probation:
         return _given_up(seen, (_spike(_loss_back(state)), *odd))
     if seen.variance_jump > policy.variance_jump and state.norms.count >= policy.warm_up:
-        if not 0 <= seen.step - state.widened <= policy.probation or state.widened < 0:
+        if not _is_recent(state.widened, policy, seen):
             odd = (*odd, _widened(seen.variance_jump))
         state = replace(state, widened=seen.step)
     decision = _decision(Action.LOG if odd else Action.PROCEED, seen, odd)
-    is_odd = bool(signals or (state.learned.lost and on_probation(policy, state, seen.step)))
+    is_odd = bool(signals or (state.learned.lost and on_probation))
     return _happened(policy, state, seen), replace(decision, is_odd=True) if is_odd else decision
 
 
-def on_probation(policy: Policy, state: PolicyState, step: int) -> bool:
-    """Return whether an outlier or a return was not long ago."""
-    return state.alarmed >= 0 and step - state.alarmed <= policy.probation
+def _is_recent(step: int, policy: Policy, seen: Observation) -> bool:
+    """Return whether a step, -1 for none, was not longer ago than a probation lasts."""
+    return step >= 0 and seen.step - step <= policy.probation
 
 
 def _signals(policy: Policy, state: PolicyState, seen: Observation) -> tuple[str, ...]:
