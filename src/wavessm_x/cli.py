@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import torchmend
-from wavessm_x.config import PRESETS, ConfigError, DataConfig, ModelConfig, Precision, Ssm, TrainConfig
+from wavessm_x.config import PRESETS, DataConfig, ModelConfig, Precision, Ssm, TrainConfig, WavessmError
 
 app = typer.Typer(
     name="wavessm",
@@ -159,24 +159,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    from wavessm_x.data import DataError
-    from wavessm_x.model import KeysError
-    from wavessm_x.training.checkpoints import CheckpointError
-    from wavessm_x.training.processes import LeftAloneError
-
     try:
         app(arguments)
     except SystemExit as leaving:
         return int(leaving.code or 0)
-    except (
-        ConfigError,
-        DataError,
-        CheckpointError,
-        KeysError,
-        LeftAloneError,
-        torchmend.TorchmendError,
-        OSError,
-    ) as error:
-        print(f"wavessm: {error}", file=sys.stderr)  # noqa: T201
+    except ModuleNotFoundError as error:
+        typer.echo(f"wavessm: {error}. From a clone, `pip install '.[wavessm]'` installs what it needs.", err=True)
+        return UNUSABLE
+    except (WavessmError, torchmend.TorchmendError, OSError) as error:
+        typer.echo(f"wavessm: {error}", err=True)
         return STOPPED if isinstance(error, torchmend.TrainingStoppedError) else UNUSABLE
     return 0

@@ -14,7 +14,11 @@ LARGEST_WAVELET = 10
 """Daubechies wavelets from db1 (Haar) to db10 are offered."""
 
 
-class ConfigError(ValueError):
+class WavessmError(Exception):
+    """What a user can mend; the message says how."""
+
+
+class ConfigError(WavessmError, ValueError):
     """A setting that has no meaning; the message names it, its value, and what is expected."""
 
 

@@ -94,3 +94,11 @@ def test_the_script_is_the_same_thing(monkeypatch, capsys):
         "--fass_no_b --fass_no_c --fass_no_delta --loss_weights --model_file --resume"
     ):
         assert flag in shown
+
+
+def test_without_its_requirements_it_says_how_to_get_them(here, monkeypatch, capsys):
+    for name in [each for each in sys.modules if each == "wavessm_x.training.run"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    assert run(SHORT) == 2
+    assert "pip install '.[wavessm]'" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavessm_x.config import WavessmError
 from wavessm_x.data.reading import SUFFIXES, Size, UnreadableError, check, quietly
 
 INPUTS = ("inp", "input")
@@ -16,7 +17,7 @@ TARGETS = ("target", "gt", "ground_truth")
 """Where the clean ones lie."""
 
 
-class DataError(ValueError):
+class DataError(WavessmError, ValueError):
     """Pictures that cannot be trained on; the message says which, why, and what to do."""
 
 

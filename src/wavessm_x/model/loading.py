@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from wavessm_x.config import WavessmError
+
 WRAPPERS = ("module.", "_orig_mod.")
 """What wrappers for several processes and for compiling put before names."""
 GATES = "skip_gates."
@@ -13,7 +15,7 @@ LISTED = 10
 """Keys that a message names of each kind, at most."""
 
 
-class KeysError(ValueError):
+class KeysError(WavessmError, ValueError):
     """Weights that do not fit a model.
 
     Args:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 import torchmend
+from wavessm_x.config import WavessmError
 
 logger = logging.getLogger("wavessm_x")
 
 _WEIGHTS = frozenset({torchmend.Role.WEIGHT, torchmend.Role.BIAS})
 
 
-class CheckpointError(Exception):
+class CheckpointError(WavessmError):
     """A checkpoint that cannot be gone on from; the message says what to do instead."""
 
 

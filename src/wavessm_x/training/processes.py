@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 from torch import distributed
 
+from wavessm_x.config import WavessmError
 from wavessm_x.data import DataWarning
 
 _SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
 """What gloo, which has no type of error of its own, says of a process that it cannot reach."""
 
 
-class LeftAloneError(Exception):
+class LeftAloneError(WavessmError):
     """Another process of the training ended, so that this one cannot go on."""
 
 
