@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavessm_x.checkpoints import write
 from wavessm_x.config import DataConfig, ModelConfig, TrainConfig
 from wavessm_x.data import Batches
-from wavessm_x.training.checkpoints import write
 from wavessm_x.training.setup import Parts
 from wavessm_x.training.state import MOST_LOSSES, Progress, collect
 from wavessm_x.training.validation import Validation, as_history, validate

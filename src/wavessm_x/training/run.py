@@ -7,8 +7,8 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch._dynamo.exc import TorchDynamoException
 
+from wavessm_x.checkpoints import CheckpointError, find, read
 from wavessm_x.config import ConfigError, DataConfig, ModelConfig, TrainConfig, model_config
-from wavessm_x.training.checkpoints import CheckpointError, find, read
 from wavessm_x.training.loop import Loop
 from wavessm_x.training.processes import leave_talking_to_main, together
 from wavessm_x.training.setup import make_fabric, put_together

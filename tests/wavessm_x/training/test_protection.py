@@ -10,7 +10,7 @@ import torch
 import torchmend
 from torchmend import TrainingStoppedError
 from trainings import MODEL, config_in, data_in, run, saved
-from wavessm_x.training.checkpoints import CheckpointError
+from wavessm_x.checkpoints import CheckpointError
 from wavessm_x.training.loop import Loop
 
 NAN = math.nan

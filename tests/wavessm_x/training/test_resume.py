@@ -8,8 +8,8 @@ import torch
 
 from live.guard.training import same
 from trainings import MODEL, config_in, data_in, interrupted_at, run, saved
+from wavessm_x.checkpoints import CheckpointError
 from wavessm_x.optim import share_at
-from wavessm_x.training.checkpoints import CheckpointError
 
 WHOLE = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "iteration", "loss_history", "val_history")
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from wavessm_x.training.checkpoints import CheckpointError, find, read, write
+from wavessm_x.checkpoints import CheckpointError, find, read, write
 
 NAN = math.nan
 
