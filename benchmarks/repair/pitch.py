@@ -1,14 +1,9 @@
-"""CREPE's tiny pitch tracker as a module of torch with torchcrepe's names; `demo/crepe.py` has it in numpy."""
+"""CREPE's tiny pitch tracker as a module of torch with torchcrepe's names; `crepe.py` has it in numpy."""
 
-import sys
-from pathlib import Path
-
+import crepe
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "demo"))
-import crepe  # type: ignore[import-not-found, unused-ignore]
 
 EPS = 0.0010000000474974513
 CHANNELS = (1, 128, 16, 16, 16, 32, 64)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from wavessm_x.data.damage import Other, damage
 from wavessm_x.data.folders import DataError, Picture
-from wavessm_x.data.masks import Mask, draw
+from wavessm_x.data.masks import Mask, draw, draw_piece
 from wavessm_x.data.patches import SMALLEST, fit, grow, patch
 from wavessm_x.data.reading import Pixels, UnreadableError, read
 
@@ -40,6 +40,12 @@ def mask_drawn(clean: Pixels, rng: np.random.Generator, other: Other) -> tuple[P
     """Leave the picture as it is and draw a mask."""
     height, width, _ = clean.shape
     return clean, draw(height, width, rng)
+
+
+def piece_drawn(clean: Pixels, rng: np.random.Generator, other: Other) -> tuple[Pixels, Mask]:  # noqa: ARG001 a Spoil
+    """Leave the patch as it is and cut a mask for it out of one of a whole picture."""
+    height, width, _ = clean.shape
+    return clean, draw_piece(height, width, rng)
 
 
 def damaged(clean: Pixels, rng: np.random.Generator, other: Other) -> tuple[Pixels, Mask]:

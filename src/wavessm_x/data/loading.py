@@ -9,7 +9,7 @@ import numpy as np
 
 from wavessm_x.config import DataConfig
 from wavessm_x.data.damage import Other
-from wavessm_x.data.datasets import Source, Spoil, TrainingSet, WholeSet, damaged, mask_drawn
+from wavessm_x.data.datasets import Source, Spoil, TrainingSet, WholeSet, damaged, mask_drawn, piece_drawn
 from wavessm_x.data.folders import DataError, DataWarning, Found, Picture, Skipped, find
 from wavessm_x.data.masks import Mask
 from wavessm_x.data.reading import Pixels
@@ -91,10 +91,10 @@ def load(config: DataConfig, *, masked: bool) -> Datasets:
     if not ours:
         raise DataError(f"{config.data_path_test} holds all of {config.data_path}: test on others, or on none.")
     training, validation = split(ours, config.validation, config.seed, config.data_path)
-    spoil = _spoil(masks, masked=masked)
 
-    def source(pictures: tuple[Picture, ...], found: Found) -> Source:
-        return Source(pictures, seed=config.seed, masked=masked, spoil=None if found.paired else spoil)
+    def source(pictures: tuple[Picture, ...], found: Found, drawn: Spoil = mask_drawn) -> Source:
+        spoil = None if found.paired else _spoil(masks, drawn if masked else damaged)
+        return Source(pictures, seed=config.seed, masked=masked, spoil=spoil)
 
     report = Report(
         train=len(training),
@@ -108,7 +108,7 @@ def load(config: DataConfig, *, masked: bool) -> Datasets:
     if report.left_out():
         warnings.warn(" ".join(report.left_out()), DataWarning, stacklevel=2)
     return Datasets(
-        train=TrainingSet(source(training, found), config.patch_size),
+        train=TrainingSet(source(training, found, piece_drawn), config.patch_size),
         validation=WholeSet(source(validation, found)),
         test=WholeSet(source(tests.pictures, tests)) if tests else None,
         report=report,
@@ -129,10 +129,8 @@ def _masks(config: DataConfig, found: Found, *, masked: bool) -> SuppliedMasks |
     return supplied(config.masks)
 
 
-def _spoil(masks: SuppliedMasks | None, *, masked: bool) -> Spoil:
-    if masks is not None:
-        return partial(_mask_supplied, masks)
-    return mask_drawn if masked else damaged
+def _spoil(masks: SuppliedMasks | None, drawn: Spoil) -> Spoil:
+    return drawn if masks is None else partial(_mask_supplied, masks)
 
 
 def _mask_supplied(

@@ -26,6 +26,15 @@ THIN_PEN = (1.0, 5.0)
 THICK_PEN = (15.0, 80.0)
 """Widths of lines and strokes in pixels of a picture of the usual side."""
 
+WHOLE_SIDE = 256
+"""Of the pictures that pieces of masks are cut from, at least, in pixels."""
+
+PIECE_COVERAGE = (0.05, 0.8)
+"""What a piece may cover; what is nearly empty or nearly full teaches little."""
+
+PIECES_AT_MOST = 20
+"""After so many that cover too much or too little, a mask is drawn for the patch alone."""
+
 LINES_AT_ONCE = 10
 """One thin line covers little."""
 
@@ -57,6 +66,27 @@ def draw(height: int, width: int, rng: np.random.Generator, coverage: tuple[floa
     else:
         mask = None
     return blobs(height, width, rng, wanted) if mask is None else mask
+
+
+def draw_piece(height: int, width: int, rng: np.random.Generator) -> Mask:
+    """Cut a mask for a patch out of one for a whole picture, so that holes are as large as they will be there.
+
+    Args:
+        height: Of the patch, in pixels, from 1; from `WHOLE_SIDE` on this is `draw`.
+        width: Likewise.
+        rng: Where all randomness comes from.
+
+    Returns:
+        The mask; at least one pixel is true, and, unless the patch is a single pixel, one is not.
+    """
+    tall, wide = max(height, WHOLE_SIDE), max(width, WHOLE_SIDE)
+    for _ in range(PIECES_AT_MOST):
+        whole = draw(tall, wide, rng)
+        top, left = int(rng.integers(tall - height + 1)), int(rng.integers(wide - width + 1))
+        piece = whole[top : top + height, left : left + width]
+        if PIECE_COVERAGE[0] <= piece.mean() <= PIECE_COVERAGE[1]:
+            return piece
+    return draw(height, width, rng)
 
 
 def blobs(height: int, width: int, rng: np.random.Generator, coverage: float) -> Mask:

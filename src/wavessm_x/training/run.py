@@ -18,6 +18,9 @@ from wavessm_x.training.watch import Watch
 
 logger = logging.getLogger("wavessm_x")
 
+EXCHANGEABLE = frozenset({"half_fft"})
+"""Settings of a model that say how it is computed, not what it is: a broken run goes on with its precision mended."""
+
 
 def train(
     model: ModelConfig,
@@ -109,7 +112,7 @@ def _refuse_other_model(asked: ModelConfig, kept: ModelConfig, path: str) -> Non
     other = [
         f"{each.name} is {getattr(kept, each.name)} there and {getattr(asked, each.name)} here"
         for each in fields(ModelConfig)
-        if getattr(kept, each.name) != getattr(asked, each.name)
+        if each.name not in EXCHANGEABLE and getattr(kept, each.name) != getattr(asked, each.name)
     ]
     if other:
         raise CheckpointError(

@@ -3,6 +3,6 @@
 from wavessm_x.watching.board import Board, board
 from wavessm_x.watching.csvlog import COLUMNS, CsvLog, LogError, read
 from wavessm_x.watching.curves import curves
-from wavessm_x.watching.samples import samples
+from wavessm_x.watching.samples import grid, samples
 
-__all__ = ["COLUMNS", "Board", "CsvLog", "LogError", "board", "curves", "read", "samples"]
+__all__ = ["COLUMNS", "Board", "CsvLog", "LogError", "board", "curves", "grid", "read", "samples"]

@@ -1,6 +1,6 @@
 """Pictures of what the network makes: input, mask, output and target side by side, each with its name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,15 +34,28 @@ def samples(
     Raises:
         ValueError: There is no sample, or there are not as many of each.
     """
-    rows = list(zip(images, masks, outputs, targets, strict=True))
+    grid(path, dict(zip(TITLES, (images, masks, outputs, targets), strict=True)))
+
+
+def grid(path: Path, columns: Mapping[str, Sequence[Tensor]]) -> None:
+    """Draw pictures side by side, as a PNG; see `samples`.
+
+    Args:
+        path: The file; its folder is made.
+        columns: Titles, and below each as many pictures, [1 or 3, H, W].
+
+    Raises:
+        ValueError: There is nothing to draw, or there are not as many of each.
+    """
+    rows = list(zip(*columns.values(), strict=True))
     if not rows:
         raise ValueError("There is no sample to draw.")
     pictures = [[_picture(each) for each in row] for row in rows]
     width = max(picture.width for row in pictures for picture in row)
     heights = [max(picture.height for picture in row) for row in pictures]
-    size = (GAP + (width + GAP) * len(TITLES), HEAD + sum(height + GAP for height in heights))
+    size = (GAP + (width + GAP) * len(columns), HEAD + sum(height + GAP for height in heights))
     sheet = Image.new("RGB", size, "white")
-    _write_titles(sheet, width)
+    _write_titles(sheet, columns, width)
     top = HEAD
     for row, height in zip(pictures, heights, strict=True):
         for column, picture in enumerate(row):
@@ -53,10 +66,10 @@ def samples(
     sheet.save(path)
 
 
-def _write_titles(sheet: Image.Image, width: int) -> None:
+def _write_titles(sheet: Image.Image, titles: Iterable[str], width: int) -> None:
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=15)
-    for column, title in enumerate(TITLES):
+    for column, title in enumerate(titles):
         middle = GAP + column * (width + GAP) + width / 2
         pen.text((middle, HEAD / 2), title, fill="black", anchor="mm", font=font)
 
