@@ -7,6 +7,7 @@ import typer
 import torchmend
 from wavessm_x.cli.common import Exit, tell
 from wavessm_x.cli.evaluate import evaluate
+from wavessm_x.cli.export import export
 from wavessm_x.cli.predict import predict
 from wavessm_x.cli.train import train
 from wavessm_x.config import WavessmError
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, evaluate):
+for command in (train, predict, evaluate, export):
     app.command()(command)
 
 
