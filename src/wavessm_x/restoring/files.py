@@ -80,11 +80,11 @@ def restore_file(restorer: Restorer, job: Job, dilation: int = 0) -> float | Non
     """
     check_output(job.output)
     if not restorer.masked:
-        write(restorer.restore(read(job.picture)), job.output)
+        _write(restorer.restore(read(job.picture)), job)
         return None
     picture, mask = read_masked(job.picture, job.mask)
     wide = dilated(mask, dilation)
-    write(restorer.restore(picture, wide), job.output)
+    _write(restorer.restore(picture, wide), job)
     return float(wide.mean())
 
 
@@ -95,10 +95,13 @@ def check_output(path: Path) -> None:
         raise RestoringError(f"No picture can be written to {path.name}: its suffix is none of .png, .jpg, .webp, ...")
 
 
-def write(picture: Pixels, path: Path) -> None:
-    """Write a picture [h, w, 3] as the suffix says; the file gets its name when it is complete."""
-    with draft(path) as file:
-        Image.fromarray(picture).save(file, quality=QUALITY)
+def _write(picture: Pixels, job: Job) -> None:
+    """Write a restored picture, and what its colours mean, as the suffix says."""
+    with Image.open(job.picture) as original:
+        coloured = original.mode in ("RGB", "RGBA", "P")  # a profile of inks or greys says nothing of RGB
+        profile = original.info.get("icc_profile") if coloured else None
+    with draft(job.output) as file:
+        Image.fromarray(picture).save(file, quality=QUALITY, icc_profile=profile)
 
 
 def _by_name(folder: Path, pictures: list[Path]) -> tuple[dict[str, Path], list[Skipped]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from networks import network
 from wavessm_x.data.folders import Skipped
@@ -121,6 +121,24 @@ def test_a_blind_network_needs_no_mask(tmp_path):
     assert restore_file(Restorer(network(masked=False)), done) is None
     with Image.open(done.output) as opened:
         assert (opened.format, opened.size) == ("JPEG", (30, 20))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_what_colours_mean_is_kept(tmp_path, photo, suffix):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(photo).save(tmp_path / "a.png", icc_profile=profile)
+    done = job(tmp_path / "a.png", tmp_path / "mask.png", tmp_path / f"out{suffix}")
+    restore_file(Restorer(network()), done)
+    with Image.open(done.output) as opened:
+        assert opened.info["icc_profile"] == profile
+
+
+def test_a_profile_of_inks_is_not_kept(tmp_path, photo):
+    Image.fromarray(photo).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"inks")
+    done = job(tmp_path / "a.jpg", tmp_path / "mask.png", tmp_path / "out.png")
+    restore_file(Restorer(network()), done)
+    with Image.open(done.output) as opened:
+        assert "icc_profile" not in opened.info
 
 
 @pytest.mark.usefixtures("photo")
