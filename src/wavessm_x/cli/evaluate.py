@@ -31,8 +31,8 @@ def evaluate(  # one parameter a flag
 ) -> None:
     """Score a network on whole pictures: PSNR and SSIM, over all pixels and over those to be restored.
 
-    Masks, or damage for a blind network, depend on the seed and the pictures' names alone. A file that
-    cannot be used is named, and the others go on: then the exit code is 1, and 2 if no picture is scored.
+    Masks, or damage for a blind network, depend on the seed and the pictures' names alone. A file that cannot be used
+    is named, and the others go on: then the exit code is 1, and 2 if no picture is scored.
     """
     from wavessm_x.data import load_whole
     from wavessm_x.metrics import mean_scores

@@ -42,8 +42,10 @@ def predict(  # one parameter a flag
 
     jobs = plan(image, mask, output)
     restorer = Restorer.load(model_file, find_device(device), Tiling(tile=tile, overlap=overlap))
-    if mask is not None and not restorer.masked:
-        raise RestoringError(f"The network of {model_file} is blind, it finds damage by itself: leave --mask out.")
+    if (mask is not None or dilate) and not restorer.masked:
+        raise RestoringError(
+            f"The network of {model_file} is blind, it finds damage by itself: leave --mask and --dilate out."
+        )
     done = 0
     for number, job in enumerate(jobs, start=1):
         succeeded, told = _attempt(restorer, job, dilate)

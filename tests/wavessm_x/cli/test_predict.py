@@ -92,7 +92,7 @@ def test_an_older_output_is_replaced(here):
 def test_a_blind_network_takes_no_mask(here, capsys):
     checkpoint(here / "blind.pth", network(masked=False))
     assert typed("predict in/a.png --mask masks/a.png -o out --model_file blind.pth") == 2
-    assert "leave --mask out" in capsys.readouterr().err
+    assert "leave --mask and --dilate out" in capsys.readouterr().err
     assert typed("predict in/a.png -o out --model_file blind.pth") == 0
     assert changed(here, "a").any()
 

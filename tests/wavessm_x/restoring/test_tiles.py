@@ -83,9 +83,9 @@ def test_tiles_of_a_smooth_picture_come_near_to_the_whole_and_show_no_seams():
     whole = blurred(picture)
     tiling = Tiling(tile=48, overlap=16)
     tiled = blended(lambda tile: blurred(picture[tile]), tiling, np.ones((150, 200), dtype=bool))
-    assert np.abs(tiled - whole).max() < 0.04
+    assert np.abs(tiled - whole).max() < 0.005
     for axis in (0, 1):
-        assert np.abs(np.diff(tiled - whole, axis=axis)).max() < 0.015
+        assert np.abs(np.diff(tiled - whole, axis=axis)).max() < 0.0015
 
 
 def test_only_tiles_with_something_wanted_are_processed():
