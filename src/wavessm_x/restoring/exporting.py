@@ -1,6 +1,7 @@
 """A trained network as a file that other programs run: an exported PyTorch program, or ONNX.
 
-A file is for pictures of one size. Scans become doubling scans, whose graphs are small; all else is as in training.
+A file is for pictures of one size, since how often a scan doubles depends on it; larger pictures are cut into tiles.
+Scans become doubling scans, whose graphs are small; all else is as in training.
 """
 
 import logging
