@@ -9,13 +9,20 @@ from wavessm_x.restoring import exporting
 from wavessm_x.restoring.exporting import ExportingError, export
 
 
+def half_masked():
+    """A mask of the upper half; where nothing at all is known, networks amplify rounding."""
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :16, :] = 1
+    return mask
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "blind"])
 @pytest.mark.parametrize("ssm", ["exact", "ssd"])
 def test_an_exported_program_gives_what_the_network_gives(tmp_path, ssm, masked):
     model = network(ssm=ssm, masked=masked)
     assert export(model, tmp_path / "x.pt2", 32) < 1e-5
-    given = [torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32)][: 1 + masked]
+    given = [torch.rand(1, 3, 32, 32), half_masked()][: 1 + masked]
     with torch.no_grad():
         output = torch.export.load(tmp_path / "x.pt2").module()(*given)
         torch.testing.assert_close(output, model(*given))
@@ -28,7 +35,7 @@ def test_an_onnx_file_gives_what_the_network_gives(tmp_path, ssm):
     model = network(ssm=ssm)
     assert export(model, tmp_path / "x.onnx", 32) < 1e-5
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
-    given = {"image": torch.rand(1, 3, 32, 32), "mask": torch.ones(1, 1, 32, 32)}
+    given = {"image": torch.rand(1, 3, 32, 32), "mask": half_masked()}
     (output,) = session.run(None, {name: each.numpy() for name, each in given.items()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(output), model(**given), rtol=1e-4, atol=1e-5)
