@@ -98,3 +98,9 @@ def test_the_classic_command_does_not_import_torch(damaged):
 def test_the_other_commands_do_not_import_torch(damaged, monkeypatch, command):
     monkeypatch.chdir(damaged.parent)
     assert "torch was imported" not in cli(*command).stderr
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("predict",), ("evaluate",), ("export",)], ids=str)
+def test_help_of_the_trainer_does_not_import_torch(command):
+    done = run("from wavessm_x.cli import run; sys.exit(run())", *command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from wavessm_x.config import DataConfig
-from wavessm_x.data import DataError, Datasets, DataWarning, Sample, load
+from wavessm_x.data import DataError, Datasets, DataWarning, Sample, load, load_whole
 from wavessm_x.data.reading import read
 from wavessm_x.data.synthetic import photographs
 
@@ -241,3 +241,29 @@ def test_names_that_are_no_text_serve(tmp_path: Path) -> None:
     for place, path in enumerate(photographs(tmp_path, 4, 20)):
         path.rename(tmp_path / os.fsdecode(b"\xff%d.png" % place))
     check(load(config(tmp_path), masked=True).validation[0], 20, 20)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("paired", [True, False])
+def test_all_pictures_are_evaluated_on_in_the_same_way_each_time(tmp_path: Path, masked: bool, paired: bool) -> None:
+    pairs(tmp_path) if paired else photographs(tmp_path, 4, 20)
+    first, again = (load_whole(config(tmp_path), masked=masked) for _ in range(2))
+    assert len(first.pictures) == 4
+    for one, other in zip(first.pictures, again.pictures, strict=True):
+        check(one, 20, 20)
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["mask"], other["mask"])
+
+
+def test_files_that_cannot_be_evaluated_on_are_left_out_with_reasons(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    (tmp_path / "input" / "torn.png").write_bytes(b"torn")
+    (tmp_path / "gt" / "torn.png").write_bytes(b"torn")
+    (tmp_path / "gt" / "alone.png").write_bytes(b"")
+    left_out = load_whole(config(tmp_path), masked=False).left_out
+    assert [each.path.relative_to(tmp_path).as_posix() for each in left_out] == [
+        "input/torn.png",
+        "gt/torn.png",
+        "gt/alone.png",
+    ]
+    assert left_out[-1].reason == "it has no partner"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from strategies import quick
-from wavessm_x.data.reading import Size, UnreadableError, check, read
+from wavessm_x.data.reading import Size, UnreadableError, check, read, read_cut_out
 from wavessm_x.data.synthetic import photograph
 
 PICTURE = photograph(24, np.random.default_rng(5))
@@ -108,3 +108,33 @@ def test_damaged_files_are_read_or_refused_and_never_fail_otherwise(
         assert read(path).shape[2] == 3
     except UnreadableError as error:
         assert error.reason  # noqa: PT017 either outcome is right
+
+
+def test_a_picture_that_is_cut_out_keeps_its_colours_and_is_turned(tmp_path: Path) -> None:
+    layers = np.dstack([PICTURE[:10], np.arange(240, dtype=np.uint8).reshape(10, 24)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(layers).save(tmp_path / "a.png", exif=exif)
+    found = read_cut_out(tmp_path / "a.png")
+    assert found is not None
+    np.testing.assert_array_equal(np.dstack(found), np.rot90(layers, -1))
+
+
+def test_a_palette_with_a_transparent_entry_is_cut_out(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([9, 8, 7, 1, 2, 3])
+    image.save(tmp_path / "a.png", transparency=1)
+    found = read_cut_out(tmp_path / "a.png")
+    assert found is not None
+    assert [each.tolist() for each in found] == [[[[9, 8, 7], [1, 2, 3]]], [[255, 0]]]
+
+
+def test_a_picture_without_transparency_is_not_cut_out(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    assert read_cut_out(tmp_path / "a.png") is None
+
+
+def test_a_damaged_file_is_no_cut_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"torn")
+    with pytest.raises(UnreadableError):
+        read_cut_out(tmp_path / "a.png")
