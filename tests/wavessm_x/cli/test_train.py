@@ -12,7 +12,7 @@ from trainings import interrupted_at
 from wavessm_x.cli import run
 from wavessm_x.data.synthetic import photographs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

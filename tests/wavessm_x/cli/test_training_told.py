@@ -9,20 +9,21 @@ from torch._dynamo.exc import TorchDynamoException
 
 from trainings import config_in, data_in, run
 from wavessm_x import cli
+from wavessm_x.cli.common import Exit, Lines
 from wavessm_x.config import ConfigError
 from wavessm_x.training.loop import Loop
 
 
 @pytest.mark.parametrize("wrong", [("--devices", "0"), ("--accelerator", "abacus")], ids=str)
 def test_devices_that_do_not_exist_are_told_in_one_line(wrong, capsys):
-    assert cli.run(["train", "--preset", "tiny", *wrong]) == cli.UNUSABLE
+    assert cli.run(["train", "--preset", "tiny", *wrong]) == Exit.UNUSABLE
     told = capsys.readouterr().err
     assert told.startswith("wavessm: accelerator is ")
     assert "Traceback" not in told
 
 
 def test_log_lines_go_to_what_stderr_is_now():
-    handler = cli._Lines()
+    handler = Lines()
     stream = io.StringIO()
     with contextlib.redirect_stderr(stream):
         handler.emit(logging.LogRecord("wavessm_x", logging.INFO, "", 0, "Checkpoint saved: %s", ("x.pth",), None))

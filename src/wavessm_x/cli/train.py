@@ -1,44 +1,15 @@
-"""`wavessm`: train from the command line."""
+"""`wavessm train`."""
 
-import logging
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import torchmend
-from wavessm_x.config import PRESETS, DataConfig, ModelConfig, Precision, Ssm, TrainConfig, WavessmError
-
-app = typer.Typer(
-    name="wavessm",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Restore damaged or missing regions of pictures.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-STOPPED, UNUSABLE, INTERRUPTED = 1, 2, 130
-"""Exit codes: the guard stopped the run; the input is of no use; asked to stop, and saved."""
+from wavessm_x.cli.common import MODEL_FILE, Exit, show_log
+from wavessm_x.config import PRESETS, DataConfig, ModelConfig, Precision, Ssm, TrainConfig
 
 
-class _Lines(logging.Handler):
-    """Writes to what stderr is at that moment: while a progress bar is shown, the bar makes room for lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)  # noqa: T201
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep `train` a command of its own, also while it is the only one."""
-
-
-@app.command()
 def train(  # one parameter a flag
     data_path: Annotated[Path, typer.Option("--data_path", help="Pairs in inp/ and target/, or photographs.")] = Path(
         "DataSetFiles/Main_Dataset"
@@ -55,7 +26,7 @@ def train(  # one parameter a flag
     dataset_name: Annotated[str, typer.Option("--dataset_name", help="A label for the log.")] = "WaveSSM",
     model_file: Annotated[
         Path, typer.Option("--model_file", help="The checkpoint; logs and pictures lie beside it.")
-    ] = Path("checkpoints/wavessm_x.pth"),
+    ] = MODEL_FILE,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     preset: Annotated[str, typer.Option("--preset", help=f"The size of the network: {' or '.join(PRESETS)}.")] = "base",
     lr: Annotated[float, typer.Option("--lr", help="The highest learning rate.")] = 1e-4,
@@ -100,7 +71,7 @@ def train(  # one parameter a flag
     devices: Annotated[str, typer.Option("--devices", help="How many, or auto.")] = "auto",
 ) -> None:
     """Train, or go on with a training."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Lines()])
+    show_log()
     changed = {"wavelet": wavelet, "d_state": d_state, "d_conv": d_conv, "expand": expand}
     model = replace(
         ModelConfig.preset(preset, **{name: value for name, value in changed.items() if value is not None}),
@@ -147,26 +118,4 @@ def train(  # one parameter a flag
         model, data, config, accelerator=accelerator, devices=int(devices) if devices.isdigit() else devices
     )
     if progress.iteration < num_iter and is_main():  # what launched the others takes any code but 0 for a failure
-        raise typer.Exit(INTERRUPTED)
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        arguments: As on a command line; those of the process by default.
-
-    Returns:
-        The exit code.
-    """
-    try:
-        app(arguments)
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    except ModuleNotFoundError as error:
-        typer.echo(f"wavessm: {error}. From a clone, `pip install '.[wavessm]'` installs what it needs.", err=True)
-        return UNUSABLE
-    except (WavessmError, torchmend.TorchmendError, OSError) as error:
-        typer.echo(f"wavessm: {error}", err=True)
-        return STOPPED if isinstance(error, torchmend.TrainingStoppedError) else UNUSABLE
-    return 0
+        raise typer.Exit(Exit.INTERRUPTED)
