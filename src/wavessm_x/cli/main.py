@@ -6,6 +6,7 @@ import typer
 
 import torchmend
 from wavessm_x.cli.common import Exit, tell
+from wavessm_x.cli.demo import demo
 from wavessm_x.cli.train import train
 from wavessm_x.config import WavessmError
 
@@ -17,8 +18,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train,):
+for command in (train, demo):
     app.command()(command)
+
+EXTRAS = {"gradio": "page"}
+"""What to install for the sake of a package that not every command needs."""
 
 
 @app.callback()
@@ -40,7 +44,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except ModuleNotFoundError as error:
-        tell(f"wavessm: {error}. From a clone, `pip install '.[wavessm]'` installs what it needs.")
+        extra = EXTRAS.get(error.name or "", "wavessm")
+        tell(f"wavessm: {error}. From a clone, `pip install '.[{extra}]'` installs what it needs.")
         return Exit.UNUSABLE
     except (WavessmError, torchmend.TorchmendError, OSError) as error:
         tell(f"wavessm: {error}")

@@ -1,4 +1,4 @@
-"""The page: an editor to paint in, a button, and the picture before and after."""
+"""The page: a place to load and paint a photo, a button, and the picture before and after."""
 
 from functools import partial
 from typing import Any
@@ -7,54 +7,65 @@ import gradio as gr
 
 from wavessm_x.config import WavessmError
 from wavessm_x.data.reading import Pixels
-from wavessm_x.page.painting import Painted, picture_and_mask
+from wavessm_x.page.painting import loaded, picture_and_mask
 from wavessm_x.restoring import Restorer
 
 PAINT = "#ff2fd0"
-"""A colour that few photographs have much of."""
+"""A colour that few photos have much of."""
 
 DAY = 24 * 60 * 60
-"""Seconds after which pictures that the page keeps for the browser are deleted; all of them are when it ends."""
+"""Seconds that pictures are kept for the browser; when the page closes, all are deleted."""
 
 MASKED = """# Fill a picture
-Load a photo, paint over what should go, and press Fill. What is painted is replaced, whatever was there; every other
-pixel stays exactly as it is. The photo never leaves this machine."""
+Load a photo, paint over what should go, and press Fill. Whatever is painted over is replaced, and so is what is
+transparent; every other pixel stays exactly as it is. The photo never leaves the machine that runs this page."""
+
+BLIND = """# Restore a picture
+Load a damaged photo and press Restore: this network finds the damage itself. The photo never leaves the machine that
+runs this page."""
 
 
 def build(restorer: Restorer) -> gr.Blocks:
     """Build the page.
 
     Args:
-        restorer: What fills.
+        restorer: What fills, or restores; the page has a brush if it expects a mask.
     """
     with gr.Blocks(title="wavessm", analytics_enabled=False, delete_cache=(DAY, DAY)) as page:
-        gr.Markdown(MASKED)
-        editor = gr.ImageEditor(
-            label="Photo",
-            format="png",
-            sources=("upload", "clipboard"),
-            brush=gr.Brush(colors=[PAINT], color_mode="fixed"),
-            transforms=(),
-            layers=False,
-            buttons=[],
-        )
-        button = gr.Button("Fill", variant="primary")
+        gr.Markdown(MASKED if restorer.masked else BLIND)
+        photo = _editor() if restorer.masked else gr.Image(label="Photo", format="png", sources=["upload", "clipboard"])
+        button = gr.Button("Fill" if restorer.masked else "Restore", variant="primary")
         result = gr.ImageSlider(label="Before and after", format="png", interactive=False)
-        again = gr.Button("Paint on the result", visible=False)
-        button.click(partial(_fill, restorer), editor, [result, again])
-        again.click(_take, result, editor)
+        again = gr.Button("Go on with the result", visible=False)
+        button.click(partial(_restore, restorer), photo, [result, again])
+        again.click(_after, result, photo)
     return page
 
 
-def _fill(restorer: Restorer, painted: Painted | None) -> Any:
+def _editor() -> gr.ImageEditor:
+    return gr.ImageEditor(
+        label="Photo",
+        placeholder="Load a photo\nby the arrow on the left, or drop one here",
+        height="65vh",
+        format="png",
+        sources=["upload", "clipboard"],
+        brush=gr.Brush(colors=[PAINT], color_mode="fixed"),
+        transforms=(),
+        layers=False,
+        buttons=[],
+    )
+
+
+def _restore(restorer: Restorer, given: Any) -> tuple[Any, Any]:
+    """Make what the slider and the second button show of what the photo's place holds."""
     try:
-        picture, mask = picture_and_mask(painted)
-        filled = restorer.restore(picture, mask)
+        picture, mask = picture_and_mask(given) if restorer.masked else (loaded(given), None)
+        restored = restorer.restore(picture, mask)
     except WavessmError as error:
-        gr.Warning(str(error), title="Not filled")
+        gr.Warning(str(error))
         return gr.skip(), gr.skip()
-    return (picture, filled), gr.Button(visible=True)
+    return (picture, restored), gr.Button(visible=True)
 
 
-def _take(pair: tuple[Pixels, Pixels]) -> Painted:
-    return {"background": pair[1], "layers": [], "composite": None}
+def _after(shown: tuple[Pixels, Pixels]) -> Pixels:
+    return shown[1]

@@ -1,4 +1,4 @@
-"""What an image editor holds -> a picture, and a mask of where somebody painted over it."""
+"""What somebody loaded and painted -> a picture, and where it is to be filled."""
 
 from typing import Any, TypedDict
 
@@ -14,36 +14,47 @@ Layer = npt.NDArray[np.uint8]
 
 
 class Painted(TypedDict):
-    """What the editor holds; it has more, which is of no use here."""
+    """What the editor holds, all of one size."""
 
     background: Layer | None
     layers: list[Layer]
     composite: Any
+    """Not used: paint cannot be told from the photo there."""
 
 
-class NothingToDoError(WavessmError, ValueError):
-    """Somebody asked to fill, but there is no picture, or nothing to fill in it; the message says what to do first."""
+class NothingToFillError(WavessmError, ValueError):
+    """A button was pressed too early; the message says what comes first."""
 
 
 def picture_and_mask(painted: Painted | None) -> tuple[Pixels, Mask]:
-    """Take apart what somebody painted.
+    """Take a painted photo apart.
 
     Args:
-        painted: A photograph, and what was painted over it, all of one size.
+        painted: The photo, and layers of paint over it.
 
     Returns:
-        The photograph, [h, w, 3], and the mask, true wherever there is paint of any colour, however thin, and wherever
-        the photograph itself is transparent, however slightly.
+        The photo, [h, w, 3], and the mask: true where there is paint of any colour, however thin, and where the photo
+        itself is transparent, however slightly.
 
     Raises:
-        NothingToDoError: There is no photograph, or all of it is there.
+        NothingToFillError: There is no photo, or neither paint nor transparency.
     """
-    if painted is None or painted["background"] is None:
-        raise NothingToDoError("Load a photo first.")
-    photograph = painted["background"]
-    mask = photograph[..., 3] < 255
+    photo = loaded(painted and painted["background"])
+    assert painted is not None
+    mask = photo[..., 3] < 255
     for layer in painted["layers"]:
         mask |= layer[..., 3] > 0
     if not mask.any():
-        raise NothingToDoError("Paint over what is to be filled first.")
-    return photograph[..., :3], mask
+        raise NothingToFillError("Paint over what is to be filled first.")
+    return photo[..., :3], mask
+
+
+def loaded(photo: Pixels | None) -> Pixels:
+    """Return a photo, if there is one.
+
+    Raises:
+        NothingToFillError: There is none.
+    """
+    if photo is None:
+        raise NothingToFillError("Load a photo first.")
+    return photo

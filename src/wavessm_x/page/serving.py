@@ -1,4 +1,4 @@
-"""The page, while it is open: a server on this machine, that nobody else is told of."""
+"""The page while it is open: a server on this machine that nobody else is told of."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,27 +14,32 @@ class PageError(WavessmError, OSError):
 
 @contextmanager
 def served(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
-    """Serve a page, until the block ends.
+    """Serve a page until the block ends.
 
     Args:
         page: The page.
-        host: The address that it listens at: 127.0.0.1 lets in this machine alone.
-        port: Of that address.
+        host: Where to listen: at 127.0.0.1 only this machine can reach it.
+        port: Likewise, from 1.
 
     Yields:
         What to open in a browser.
 
     Raises:
-        PageError: Something else listens there, or the address is none of this machine.
+        PageError: The port is taken, or the host is not this machine.
     """
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
         _, address, _ = page.launch(
-            server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, footer_links=[],
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=[],
             theme=theme,
         )
     except OSError as error:
-        raise PageError(f"The page cannot be served at {host}:{port}: is the port taken? Try another one.") from error
+        raise PageError(f"Nothing can be served at {host}:{port}. Is the port taken? Choose another --port.") from error
     try:
         yield address
     finally:
