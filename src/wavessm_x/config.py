@@ -10,6 +10,9 @@ Ssm = Literal["exact", "ssd"]
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
 """Of the forward pass, as lightning-fabric names it."""
 
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a trained network runs; "auto" takes CUDA where there is any."""
+
 LARGEST_WAVELET = 10
 """Daubechies wavelets from db1 (Haar) to db10 are offered."""
 

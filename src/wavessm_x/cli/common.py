@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from wavessm_x.config import Device
+
 
 class Exit(IntEnum):
     """What every command returns."""
@@ -26,6 +28,12 @@ ModelFile = Annotated[Path, typer.Option("--model_file", help="The checkpoint of
 
 MODEL_FILE = Path("checkpoints/wavessm_x.pth")
 """Where `wavessm train` leaves it by default."""
+
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA where there is any.")]
+
+Tile = Annotated[int, typer.Option("--tile", help="Height and width of tiles, in pixels; best as in training.")]
+
+Overlap = Annotated[int, typer.Option("--overlap", help="Of neighbouring tiles, in pixels.")]
 
 
 class Lines(logging.Handler):

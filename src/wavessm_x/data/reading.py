@@ -85,6 +85,29 @@ def read(path: Path, *, background: int = 255) -> Pixels:
         return decode(path, background)
 
 
+def read_cut_out(path: Path) -> tuple[Pixels, npt.NDArray[np.uint8]] | None:
+    """Read a picture that may be transparent.
+
+    Args:
+        path: As for `read`.
+
+    Returns:
+        Its colours [h, w, 3] as they are stored, and how opaque they are [h, w], 0 to 255; None if it has no
+        transparency.
+
+    Raises:
+        UnreadableError: As `read`.
+    """
+    try:
+        with quietly(), Image.open(path) as opened:
+            if not opened.has_transparency_data:
+                return None
+            layers = np.array(ImageOps.exif_transpose(opened).convert("RGBA"))
+    except UNREADABLE as error:
+        raise UnreadableError(path, _first_line(error)) from error
+    return layers[..., :3], layers[..., 3]
+
+
 def decode(path: Path, background: int) -> Pixels:
     """Do what `read` does; to be called within `quietly`, which threads cannot do."""
     try:

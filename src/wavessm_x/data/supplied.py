@@ -11,7 +11,7 @@ import numpy as np
 from wavessm_x.data.folders import DataError, DataWarning, Skipped, demand_folder, files
 from wavessm_x.data.masks import Mask, draw
 from wavessm_x.data.patches import fit, squeeze
-from wavessm_x.data.reading import UnreadableError, decode, quietly, read
+from wavessm_x.data.reading import Pixels, UnreadableError, decode, quietly, read
 
 WHITE_FROM = 128
 """The least level, of 255, that counts as white."""
@@ -62,8 +62,27 @@ class SuppliedMasks:
 
     def describe(self) -> str:
         """Say which way round masks are understood."""
-        hint = " If black was meant to be filled, invert them." if self.coverage > SUSPICIOUS else ""
-        return f"{len(self.paths)} masks: white is filled, {self.coverage:.0%} of them on average.{hint}"
+        counts = f"{len(self.paths)} masks: white is filled, {self.coverage:.0%} of them on average."
+        return counts + polarity_hint(self.coverage)
+
+
+def polarity_hint(coverage: float) -> str:
+    """Return a sentence, after a space, if so large a share of white may have been meant the other way round."""
+    return " If black was meant to be filled, invert the masks." if coverage > SUSPICIOUS else ""
+
+
+def white(pixels: Pixels) -> Mask:
+    """Return where a picture [h, w, 3] of a mask is white."""
+    return np.asarray(pixels.max(axis=2) >= WHITE_FROM)
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a mask; white is filled, and what is transparent is not.
+
+    Raises:
+        UnreadableError: As `read`.
+    """
+    return white(read(path, background=BACKGROUND))
 
 
 def supplied(folder: Path) -> SuppliedMasks:

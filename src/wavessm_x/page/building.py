@@ -31,7 +31,8 @@ def build(restorer: Restorer) -> gr.Blocks:
     Args:
         restorer: What fills, or restores; the page has a brush if it expects a mask.
     """
-    with gr.Blocks(title="wavessm", analytics_enabled=False, delete_cache=(DAY, DAY)) as page:
+    page = gr.Blocks(title="wavessm", analytics_enabled=False, delete_cache=(DAY, DAY))
+    with page:
         gr.Markdown(MASKED if restorer.masked else BLIND)
         photo = _editor() if restorer.masked else gr.Image(label="Photo", format="png", sources=["upload", "clipboard"])
         button = gr.Button("Fill" if restorer.masked else "Restore", variant="primary")

@@ -39,10 +39,10 @@ def picture_and_mask(painted: Painted | None) -> tuple[Pixels, Mask]:
     Raises:
         NothingToFillError: There is no photo, or neither paint nor transparency.
     """
-    photo = loaded(painted and painted["background"])
-    assert painted is not None
+    background, layers = (painted["background"], painted["layers"]) if painted else (None, [])
+    photo = loaded(background)
     mask = photo[..., 3] < 255
-    for layer in painted["layers"]:
+    for layer in layers:
         mask |= layer[..., 3] > 0
     if not mask.any():
         raise NothingToFillError("Paint over what is to be filled first.")

@@ -1,7 +1,7 @@
 """A checkpoint -> something that restores pictures."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -9,16 +9,13 @@ from torch import Tensor
 
 import torchmend
 from wavessm_x.checkpoints import CheckpointError, read
-from wavessm_x.config import WavessmError, model_config
+from wavessm_x.config import Device, WavessmError, model_config
 from wavessm_x.data.datasets import HIDDEN
 from wavessm_x.data.masks import Mask
 from wavessm_x.data.patches import SMALLEST, grow
 from wavessm_x.data.reading import Pixels
 from wavessm_x.model import Inpainting, load_weights
 from wavessm_x.restoring.tiles import Numbers, Tiling, blended
-
-Device = Literal["auto", "cpu", "cuda"]
-"""Where a network runs; "auto" takes CUDA where there is any."""
 
 
 class RestoringError(WavessmError, ValueError):

@@ -36,7 +36,9 @@ def test_masks_that_may_be_the_wrong_way_round_are_called_so(tmp_path: Path) -> 
     levels[0] = 0
     write(tmp_path / "a.png", levels)
     assert (
-        supplied(tmp_path).describe().endswith("90% of them on average. If black was meant to be filled, invert them.")
+        supplied(tmp_path)
+        .describe()
+        .endswith("90% of them on average. If black was meant to be filled, invert the masks.")
     )
 
 

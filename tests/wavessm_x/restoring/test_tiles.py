@@ -69,6 +69,25 @@ def test_tiles_that_disagree_fade_into_one_another():
     assert steps.max() <= 1 / 16
 
 
+def blurred(picture):
+    """The mean over 9 by 9 pixels; it does not know what lies beyond the borders of what it is given."""
+    for axis in (0, 1):
+        moved = [np.pad(picture, [(4, 4) if each == axis else (0, 0) for each in range(3)], mode="edge")]
+        picture = np.mean([np.take(moved[0], range(k, k + picture.shape[axis]), axis) for k in range(9)], axis=0)
+    return picture.astype(np.float32)
+
+
+def test_tiles_of_a_smooth_picture_come_near_to_the_whole_and_show_no_seams():
+    down, across = np.mgrid[:150, :200]
+    picture = 0.5 + 0.4 * np.stack([np.sin(down / 9), np.cos(across / 11), np.sin((down + across) / 10)], axis=-1)
+    whole = blurred(picture)
+    tiling = Tiling(tile=48, overlap=16)
+    tiled = blended(lambda tile: blurred(picture[tile]), tiling, np.ones((150, 200), dtype=bool))
+    assert np.abs(tiled - whole).max() < 0.04
+    for axis in (0, 1):
+        assert np.abs(np.diff(tiled - whole, axis=axis)).max() < 0.015
+
+
 def test_only_tiles_with_something_wanted_are_processed():
     wanted = np.zeros((100, 300), dtype=bool)
     wanted[5, 290] = True
