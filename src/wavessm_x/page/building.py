@@ -13,9 +13,6 @@ from wavessm_x.restoring import Restorer
 PAINT = "#ff2fd0"
 """A colour that few photos have much of."""
 
-DAY = 24 * 60 * 60
-"""Seconds that pictures are kept for the browser; when the page closes, all are deleted."""
-
 MASKED = """# Fill a picture
 Load a photo, paint over what should go, and press Fill. Whatever is painted over is replaced, and so is what is
 transparent; every other pixel stays exactly as it is. The photo never leaves the machine that runs this page."""
@@ -31,7 +28,7 @@ def build(restorer: Restorer) -> gr.Blocks:
     Args:
         restorer: What fills, or restores; the page has a brush if it expects a mask.
     """
-    page = gr.Blocks(title="wavessm", analytics_enabled=False, delete_cache=(DAY, DAY))
+    page = gr.Blocks(title="wavessm", analytics_enabled=False)
     with page:
         gr.Markdown(MASKED if restorer.masked else BLIND)
         photo = _editor() if restorer.masked else gr.Image(label="Photo", format="png", sources=["upload", "clipboard"])
@@ -46,8 +43,8 @@ def build(restorer: Restorer) -> gr.Blocks:
 def _editor() -> gr.ImageEditor:
     return gr.ImageEditor(
         label="Photo",
-        placeholder="Load a photo\nby the arrow on the left, or drop one here",
-        height="65vh",
+        placeholder="Drop a photo here\nor load one\nby the arrow on the left",
+        height="min(65vh, 100vw)",
         format="png",
         sources=["upload", "clipboard"],
         brush=gr.Brush(colors=[PAINT], color_mode="fixed"),

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from wavessm_x.config import WavessmError
 from wavessm_x.data.masks import Mask
 from wavessm_x.data.reading import Pixels
+from wavessm_x.restoring.masking import OPAQUE_FROM
 
 Layer = npt.NDArray[np.uint8]
 """[h, w, 4], RGBA."""
@@ -34,14 +35,14 @@ def picture_and_mask(painted: Painted | None) -> tuple[Pixels, Mask]:
 
     Returns:
         The photo, [h, w, 3], and the mask: true where there is paint of any colour, however thin, and where the photo
-        itself is transparent, however slightly.
+        itself is transparent.
 
     Raises:
         NothingToFillError: There is no photo, or neither paint nor transparency.
     """
     background, layers = (painted["background"], painted["layers"]) if painted else (None, [])
     photo = loaded(background)
-    mask = photo[..., 3] < 255
+    mask = photo[..., 3] < OPAQUE_FROM
     for layer in layers:
         mask |= layer[..., 3] > 0
     if not mask.any():
