@@ -1,5 +1,6 @@
 """The page while it is open: a server on this machine that nobody else is told of."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,19 +28,22 @@ def served(page: gr.Blocks, host: str, port: int) -> Iterator[str]:
     Raises:
         PageError: The port is taken, or the host is not this machine.
     """
-    theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            footer_links=[],
-            theme=theme,
-        )
+        socket.create_server((host, port)).close()
     except OSError as error:
-        raise PageError(f"Nothing can be served at {host}:{port}. Is the port taken? Choose another --port.") from error
+        raise PageError(
+            f"Nothing can be served at {host}:{port}. Either the port is taken, so choose another --port, or the "
+            "--host is no address of this machine."
+        ) from error
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+    )
     try:
         yield address
     finally:

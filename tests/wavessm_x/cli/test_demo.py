@@ -8,6 +8,7 @@ from urllib.request import urlopen
 
 import pytest
 
+import event_loops
 from networks import checkpoint
 from wavessm_x.cli import run
 
@@ -18,6 +19,8 @@ def here(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")  # the command sets them; they are put back
     monkeypatch.chdir(tmp_path)
     checkpoint(tmp_path / "checkpoints" / "wavessm_x.pth")
+    with event_loops.closed_afterwards():
+        yield
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_a_port_that_is_taken_is_told(capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         assert run(["demo", "--port", str(taken), "--no_browser"]) == 2
-    assert f"Nothing can be served at 127.0.0.1:{taken}. Is the port taken?" in capsys.readouterr().err
+    assert f"Nothing can be served at 127.0.0.1:{taken}. Either the port is taken" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("here")
