@@ -1,10 +1,13 @@
 """The page has what its network needs, sends nothing anywhere, and answers mistakes by messages."""
 
+from pathlib import Path
+
 import gradio as gr
 import numpy as np
 import pytest
 
 from networks import network
+from wavessm_x.data.reading import read
 from wavessm_x.page import build
 from wavessm_x.restoring import Restorer
 
@@ -74,3 +77,13 @@ def test_what_goes_wrong_in_the_network_is_told(warned):
     background[3, 3, 3] = 0
     press(build(Restorer(broken)), {"background": background, "layers": [], "composite": None})
     assert "not finite" in warned[0]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_result_can_be_gone_on_with(masked):
+    _, go_on = page(masked=masked).fns.values()
+    before, after = photo()[..., :3], 255 - photo()[..., :3]
+    loaded = go_on.outputs[0].postprocess(go_on.fn((before, after)))
+    kept = loaded.background if masked else loaded
+    assert np.array_equal(read(Path(kept.path)), after)
+    assert not masked or loaded.layers == []
