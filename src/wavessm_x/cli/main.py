@@ -7,6 +7,8 @@ import typer
 import torchmend
 from wavessm_x.cli.common import Exit, tell
 from wavessm_x.cli.demo import demo
+from wavessm_x.cli.evaluate import evaluate
+from wavessm_x.cli.export import export
 from wavessm_x.cli.predict import predict
 from wavessm_x.cli.train import train
 from wavessm_x.config import WavessmError
@@ -19,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, demo):
+for command in (train, predict, evaluate, export, demo):
     app.command()(command)
 
 EXTRAS = {"gradio": "page"}

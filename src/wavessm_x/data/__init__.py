@@ -3,7 +3,7 @@
 from wavessm_x.data.batches import Batch, Batches
 from wavessm_x.data.datasets import Sample, TrainingSet, WholeSet
 from wavessm_x.data.folders import DataError, DataWarning, Skipped
-from wavessm_x.data.loading import Datasets, Report, load
+from wavessm_x.data.loading import Datasets, Report, Whole, load, load_whole
 
 __all__ = [
     "Batch",
@@ -15,6 +15,8 @@ __all__ = [
     "Sample",
     "Skipped",
     "TrainingSet",
+    "Whole",
     "WholeSet",
     "load",
+    "load_whole",
 ]

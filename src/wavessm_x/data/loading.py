@@ -69,6 +69,42 @@ class Datasets:
     report: Report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """Whole pictures to evaluate on.
+
+    Args:
+        pictures: With fixed masks or damage, drawn from the seed and the pictures' names.
+        task: What is given and wanted, where masks or damage come from, and which way round masks are.
+        left_out: Files that are not used, and why.
+    """
+
+    pictures: WholeSet
+    task: str
+    left_out: tuple[Skipped, ...]
+
+
+def load_whole(config: DataConfig, *, masked: bool) -> Whole:
+    """Find and check pictures to evaluate on, all of them.
+
+    Args:
+        config: Where they are; how they are split and cut plays no part.
+        masked: As for `load`.
+
+    Raises:
+        DataError: There is nothing to evaluate on, or masks are supplied that have no use.
+    """
+    found = find(config.data_path)
+    masks = _masks(config, found, masked=masked)
+    spoil = None if found.paired else _spoil(masks, masked=masked)
+    alone = tuple(Skipped(path=path, reason="it has no partner") for path in found.alone)
+    return Whole(
+        pictures=WholeSet(Source(found.pictures, seed=config.seed, masked=masked, spoil=spoil)),
+        task=_task(masks, paired=found.paired, masked=masked),
+        left_out=found.skipped + alone + (masks.skipped if masks else ()),
+    )
+
+
 def load(config: DataConfig, *, masked: bool) -> Datasets:
     """Find, check and split the pictures.
 

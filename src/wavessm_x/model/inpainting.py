@@ -9,6 +9,7 @@ from torch.nn import functional
 from wavessm_x.config import ModelConfig
 from wavessm_x.model.blocks import Block
 from wavessm_x.model.bottleneck import DualStreamFASS
+from wavessm_x.model.filling import filled
 from wavessm_x.model.fourier import MultiScaleWaveFFC
 
 SMALLEST = 16
@@ -46,7 +47,7 @@ class Inpainting(nn.Module):
         if config.use_ffc:
             self.refinement_ffc = MultiScaleWaveFFC(first, config.wavelet, half=config.half_fft)
         self.output = nn.Conv2d(first, 3, 3, padding=1)
-        nn.init.zeros_(self.output.weight)  # training begins with the picture as it is, not with noise on it
+        nn.init.zeros_(self.output.weight)  # training begins with the picture as it is, holes filled smoothly
         nn.init.zeros_(cast(Tensor, self.output.bias))
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -58,20 +59,25 @@ class Inpainting(nn.Module):
                 `masked`.
 
         Returns:
-            The restored pictures, of the image's shape; not clamped to [0, 1].
+            The restored pictures, of the image's shape; not clamped to [0, 1]. With a mask, all else is left as it is.
 
         Raises:
             ValueError: A mask lacks, or is not expected; shapes do not fit; or the picture is too small.
         """
-        given = self._checked(image, mask)
+        self._check(image, mask)
+        given = image
+        if mask is not None:
+            mask = mask.to(image.dtype)
+            image = filled(image, mask)
+            given = torch.cat([image, mask], dim=1)
         height, width = image.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         features = self.input_conv(functional.pad(given, padding, mode="reflect"))
         features = self._decoded(*self._encoded(features))
         if self.refinement_ffc is not None:
             features = features + self.refinement_ffc(features)
-        restored: Tensor = self.output(features)[..., :height, :width] + image
-        return restored
+        change: Tensor = self.output(features)[..., :height, :width]
+        return image + (change if mask is None else change * mask)
 
     def _encoded(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the features at an eighth of the resolution, and those of the finer levels, finest first."""
@@ -90,18 +96,14 @@ class Inpainting(nn.Module):
             features = level(gate(upsample(features), skipped))
         return features
 
-    def _checked(self, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Return what the first layer is given, or raise ValueError."""
+    def _check(self, image: Tensor, mask: Tensor | None) -> None:
         if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < SMALLEST:
             raise ValueError(f"Pictures are {list(image.shape)}; expected [B, 3, H, W], H and W of {SMALLEST} or more.")
         if (mask is not None) is not self.config.masked:
             expected = "a mask must be given" if self.config.masked else "no mask is expected"
             raise ValueError(f"The model was made with masked={self.config.masked}: {expected}.")
-        if mask is None:
-            return image
-        if mask.shape != (len(image), 1, *image.shape[-2:]):
+        if mask is not None and mask.shape != (len(image), 1, *image.shape[-2:]):
             raise ValueError(f"Masks are {list(mask.shape)}; expected {[len(image), 1, *image.shape[-2:]]}.")
-        return torch.cat([image, mask.to(image.dtype)], dim=1)
 
 
 class GatedSkip(nn.Module):
