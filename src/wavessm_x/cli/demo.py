@@ -44,10 +44,11 @@ def demo(  # one parameter a flag
 
 
 def _environment(kept: str, host: str) -> dict[str, str]:
-    """Return what has gradio report to nobody, keep pictures in a folder, and ask no proxy for its own page."""
+    """Return what has gradio report to nobody, keep pictures nowhere but in a folder, and reach itself by no proxy."""
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return {
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",
         "GRADIO_TEMP_DIR": kept,
         "no_proxy": f"{direct},localhost,{host}".lstrip(","),
     }

@@ -15,7 +15,7 @@ from wavessm_x.cli import run
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "no_proxy"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_TEMP_DIR", "no_proxy"):
         monkeypatch.setenv(name, "")  # the command sets them; they are put back
     monkeypatch.chdir(tmp_path)
     checkpoint(tmp_path / "checkpoints" / "wavessm_x.pth")
