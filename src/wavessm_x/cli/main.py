@@ -6,6 +6,7 @@ import typer
 
 import torchmend
 from wavessm_x.cli.common import Exit, tell
+from wavessm_x.cli.demo import demo
 from wavessm_x.cli.evaluate import evaluate
 from wavessm_x.cli.export import export
 from wavessm_x.cli.predict import predict
@@ -20,8 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, evaluate, export):
+for command in (train, predict, evaluate, export, demo):
     app.command()(command)
+
+EXTRAS = {"gradio": "page"}
+"""What to install for the sake of a package that not every command needs."""
 
 
 @app.callback()
@@ -43,7 +47,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except ModuleNotFoundError as error:
-        tell(f"wavessm: {error}. From a clone, `pip install '.[wavessm]'` installs what it needs.")
+        extra = EXTRAS.get(error.name or "", "wavessm")
+        tell(f"wavessm: {error}. From a clone, `pip install '.[{extra}]'` installs what it needs.")
         return Exit.UNUSABLE
     except (WavessmError, torchmend.TorchmendError, OSError) as error:
         tell(f"wavessm: {error}")
