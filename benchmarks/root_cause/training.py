@@ -70,6 +70,13 @@ class Way:
     half: bool = True
     faulty: bool = True
 
+    def made(self) -> Network:
+        """Return a new network."""
+        network = Network(half=self.half)
+        if self.stable:
+            torchmend.configure_bn_for_stability(network)
+        return network
+
 
 WAYS = (
     Way(name="no fault", faulty=False),
@@ -117,9 +124,7 @@ def train(way: Way, seed: int, *, scaled: bool, watched: range = range(0)) -> Co
         watched: Steps before which the PSNR is measured besides, of a copy of the model.
     """
     torch.manual_seed(seed)
-    model, course = Network(half=way.half), Course()
-    if way.stable:
-        torchmend.configure_bn_for_stability(model)
+    model, course = way.made(), Course()
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
 
     def loss(step: int) -> Tensor:
@@ -159,9 +164,7 @@ def train(way: Way, seed: int, *, scaled: bool, watched: range = range(0)) -> Co
 
 def network_of(state: dict[str, Tensor], way: Way) -> Network:
     """Return a network of its own with a state: without hooks, in training mode."""
-    network = Network(half=way.half)
-    if way.stable:
-        torchmend.configure_bn_for_stability(network)
+    network = way.made()
     network.load_state_dict(state)
     return network
 
