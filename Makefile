@@ -10,8 +10,8 @@ MINUTES ?= 10
 
 .PHONY: demo test test-all fuzz faults lint types format bench docs clean
 
-demo: $(VENV)/installed $(CREPE)  ## break a real checkpoint, diagnose it, repair it, measure it
-	$(BIN)/python demo/run.py $(CREPE)
+demo: $(VENV)/installed-demo  ## train until one batch overflows, diagnose and repair the checkpoint, go on guarded
+	$(BIN)/python demo/run.py
 
 test: lint types  ## lint, types, import contracts and the fast tests
 	$(BIN)/python -m pytest -n 2
@@ -68,6 +68,11 @@ $(BIN)/python:
 
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-demo: $(VENV)/installed
+	$(PIP) --constraint constraints.txt --editable ".[wavessm]"
+	$(PIP) --constraint constraints.txt --group demo
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

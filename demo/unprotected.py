@@ -50,7 +50,8 @@ class Unprotected:
     def meet(self, picture: NDArray[np.float32]) -> float:
         """Take one step on one large picture [3, h, w]; return the loss."""
         target = torch.from_numpy(picture)[None]
-        mask = torch.from_numpy(blobs(*picture.shape[1:], np.random.default_rng(0), 0.3))[None, None]
+        _, height, width = picture.shape
+        mask = torch.from_numpy(blobs(height, width, np.random.default_rng(0), 0.3))[None, None]
         return self._step(target.masked_fill(mask, 0.5), target, mask.float())
 
     def validate(self) -> Validation:

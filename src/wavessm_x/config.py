@@ -13,6 +13,9 @@ Precision = Literal["32", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
 """Where a trained network runs; "auto" takes CUDA where there is any."""
 
+USUAL_LR = 1e-4
+"""The highest learning rate, where none is said."""
+
 LARGEST_WAVELET = 10
 """Daubechies wavelets from db1 (Haar) to db10 are offered."""
 
@@ -84,7 +87,7 @@ class ModelConfig:
         """Return a preset, some of its settings changed.
 
         Args:
-            name: "base" as published, 5 million parameters; "tiny" for CPUs and tests.
+            name: "base" as published, 5 million parameters; "small" for CPUs, 0.4 million; "tiny" for tests.
             **changed: Other settings.
 
         Raises:
@@ -97,6 +100,7 @@ class ModelConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},
+    "small": {"channels": (16, 24, 32, 48), "blocks": (1, 1, 1, 1), "d_state": 4, "wavelet": "haar"},
     "tiny": {"channels": (8, 12, 16, 24), "blocks": (1, 1, 1, 1), "d_state": 4, "wavelet": "haar"},
 }
 """Settings of each size that differ from the defaults."""
@@ -143,7 +147,7 @@ class TrainConfig:
         model_file: Where the checkpoint is; the best one, logs and pictures lie beside it.
         dataset_name: A label for the log.
         resume: Go on from the checkpoint.
-        lr: The highest learning rate.
+        lr: The highest learning rate; None takes the checkpoint's when it is gone on from, else 1e-4.
         num_iter: Steps to attempt in all.
         val_every: Steps between two validations.
         accumulate: Micro-batches in a step.
@@ -163,7 +167,7 @@ class TrainConfig:
     model_file: Path = Path("checkpoints/wavessm_x.pth")
     dataset_name: str = "WaveSSM"
     resume: bool = False
-    lr: float = 1e-4
+    lr: float | None = None
     num_iter: int = 33000
     val_every: int = 500
     accumulate: int = 1
@@ -179,13 +183,19 @@ class TrainConfig:
     csv_every: int = 10
     pictures_every: int = 5000
 
+    @property
+    def first_lr(self) -> float:
+        """The highest learning rate of a training that begins."""
+        return USUAL_LR if self.lr is None else self.lr
+
     def __post_init__(self) -> None:
         """Raise ConfigError for values without a meaning."""
         for name in ("num_iter", "val_every", "accumulate", "health_every", "csv_every", "pictures_every"):
             _at_least(name, getattr(self, name), 1)
         for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0.")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema is {self.ema}; it must be 0 or more and below 1.")
         if len(self.loss_weights) != 5 or not all(each >= 0 for each in self.loss_weights):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wavessm_x.cli.common import MODEL_FILE, Exit, show_log
-from wavessm_x.config import PRESETS, DataConfig, ModelConfig, Precision, Ssm, TrainConfig
+from wavessm_x.config import PRESETS, USUAL_LR, DataConfig, ModelConfig, Precision, Ssm, TrainConfig
 
 
 def train(  # one parameter a flag
@@ -29,7 +29,10 @@ def train(  # one parameter a flag
     ] = MODEL_FILE,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     preset: Annotated[str, typer.Option("--preset", help=f"The size of the network: {' or '.join(PRESETS)}.")] = "base",
-    lr: Annotated[float, typer.Option("--lr", help="The highest learning rate.")] = 1e-4,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", help=f"The highest learning rate; {USUAL_LR}, or the checkpoint's when it is resumed."),
+    ] = None,
     num_iter: Annotated[int, typer.Option("--num_iter", help="Steps to attempt in all.")] = 33000,
     batch_size: Annotated[int, typer.Option("--batch_size")] = 24,
     accumulate: Annotated[int, typer.Option("--accumulate", help="Micro-batches in a step.")] = 1,

@@ -96,7 +96,7 @@ def load_whole(config: DataConfig, *, masked: bool) -> Whole:
     """
     found = find(config.data_path)
     masks = _masks(config, found, masked=masked)
-    spoil = None if found.paired else _spoil(masks, masked=masked)
+    spoil = None if found.paired else _spoil(masks, mask_drawn if masked else damaged)
     alone = tuple(Skipped(path=path, reason="it has no partner") for path in found.alone)
     return Whole(
         pictures=WholeSet(Source(found.pictures, seed=config.seed, masked=masked, spoil=spoil)),

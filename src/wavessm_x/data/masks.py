@@ -45,26 +45,28 @@ Shape = Callable[[ImageDraw.ImageDraw, np.random.Generator, float], None]
 """Draws itself once, at a random place, scaled by a factor of 0 to 1."""
 
 
-def draw(height: int, width: int, rng: np.random.Generator, coverage: tuple[float, float] = COVERAGE) -> Mask:
-    """Draw a mask of one of the styles: lines, strokes, boxes, ellipses, polygons, all of these, or blobs.
+def draw(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    coverage: tuple[float, float] = COVERAGE,
+    style: str | None = None,
+) -> Mask:
+    """Draw a mask.
 
     Args:
         height: Of the picture, in pixels, from 1.
         width: Likewise.
         rng: Where all randomness comes from.
         coverage: The least and the largest share that is masked, from 0 to 1; a few pixels may have to miss it.
+        style: One of `STYLES`; None for any.
 
     Returns:
         The mask; at least one pixel is true.
     """
     wanted = rng.uniform(*coverage)
-    style = rng.integers(len(SHAPES) + 2)
-    if style < len(SHAPES):
-        mask = _shapes(height, width, rng, (SHAPES[style],), (wanted, coverage[1]))
-    elif style == len(SHAPES):
-        mask = _shapes(height, width, rng, SHAPES, (wanted, coverage[1]))
-    else:
-        mask = None
+    shapes = STYLES[style or str(rng.choice(list(STYLES)))]
+    mask = _shapes(height, width, rng, shapes, (wanted, coverage[1])) if shapes else None
     return blobs(height, width, rng, wanted) if mask is None else mask
 
 
@@ -181,3 +183,14 @@ def _bounds(pen: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) ->
 
 SHAPES: tuple[Shape, ...] = (_lines, _stroke, _box, _ellipse, _polygon)
 """What masks are made of, besides blobs."""
+
+STYLES: dict[str, tuple[Shape, ...]] = {
+    "lines": (_lines,),
+    "strokes": (_stroke,),
+    "boxes": (_box,),
+    "ellipses": (_ellipse,),
+    "polygons": (_polygon,),
+    "mixed": SHAPES,
+    "blobs": (),
+}
+"""Names of ways to mask, and the shapes of each; blobs are none."""

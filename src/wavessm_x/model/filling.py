@@ -29,8 +29,8 @@ TINY = 1e-6
 def filled(image: Tensor, mask: Tensor) -> Tensor:
     """Fill holes by pulling known pixels down to coarser levels and pushing them back up into what is unknown.
 
-    That algorithm is of Gortler et al. (1996, "The Lumigraph", section 3.4), here with a binomial filter. Then a few steps
-    towards the biharmonic equation are taken, which joins slopes and not only values at the borders of holes.
+    That algorithm is of Gortler et al. (1996, "The Lumigraph", section 3.4), here with a binomial filter. Then a few
+    steps towards the biharmonic equation are taken, which joins slopes and not only values at the borders of holes.
 
     Args:
         image: Floats, [B, C, H, W]; under the mask it may hold anything finite.

@@ -15,6 +15,9 @@ from wavessm_x.model.fourier import MultiScaleWaveFFC
 SMALLEST = 16
 """The least height and width of pictures, in pixels."""
 
+CHANGE = 1 / 16
+"""Scale of the last layer's output: one step of Adam moves each of its weights by the learning rate, all at once."""
+
 
 class Inpainting(nn.Module):
     """Restore pictures.
@@ -76,7 +79,7 @@ class Inpainting(nn.Module):
         features = self._decoded(*self._encoded(features))
         if self.refinement_ffc is not None:
             features = features + self.refinement_ffc(features)
-        change: Tensor = self.output(features)[..., :height, :width]
+        change: Tensor = CHANGE * self.output(features)[..., :height, :width]
         return image + (change if mask is None else change * mask)
 
     def _encoded(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -66,7 +66,7 @@ def _train(model: ModelConfig, data: DataConfig, config: TrainConfig, fabric: Fa
     parts = put_together(model, data, config, fabric)
     progress = Progress()
     if state is not None:
-        progress = restore(parts, state)
+        progress = restore(parts, state, config.lr)
         logger.info(
             "Going on from iteration %d, of which %d steps were applied.",
             progress.iteration,

@@ -137,7 +137,7 @@ def put_together(model_config: ModelConfig, data: DataConfig, config: TrainConfi
     logger.info("Configuring BatchNorm layers for numerical stability...")
     torchmend.configure_bn_for_stability(model)
     model.to(fabric.device)
-    optimizer = make_optimizer(model, config.lr, config.weight_decay)
+    optimizer = make_optimizer(model, config.first_lr, config.weight_decay)
     scheduler = make_scheduler(optimizer, config.num_iter)
     average = _average(model, config.ema) if config.ema else None
     compiled: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]

@@ -76,12 +76,13 @@ def collect(
     }
 
 
-def restore(parts: Parts, state: dict[str, Any]) -> Progress:
+def restore(parts: Parts, state: dict[str, Any], lr: float | None = None) -> Progress:
     """Put a training back to where a checkpoint was written; the guard looks at the model when it is loaded.
 
     Args:
         parts: Freshly made.
         state: As `collect` made it, or of the original trainer, which has less in it.
+        lr: The highest learning rate from here on; None leaves that of the checkpoint.
 
     Raises:
         KeysError: The weights are of another model.
@@ -93,6 +94,11 @@ def restore(parts: Parts, state: dict[str, Any]) -> Progress:
         parts.scheduler.load_state_dict(state["scheduler_state_dict"])
     else:
         _take_over(parts, state)
+    if lr is not None:
+        for group in parts.optimizer.param_groups:
+            group["initial_lr"] = lr
+        parts.scheduler.base_lrs = [lr for _ in parts.scheduler.base_lrs]
+        _set_rates(parts)
     for name, part in (
         ("scaler_state_dict", parts.scaler),
         ("losses_state_dict", parts.losses),
@@ -126,11 +132,16 @@ def _take_over(parts: Parts, state: dict[str, Any]) -> None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     else:
         logger.warning("The optimizer's state in the checkpoint is not of this optimizer; its moments begin anew.")
-    scheduler = parts.scheduler
-    scheduler.last_epoch = int(state.get("iteration", 0))
-    for group, rate, share in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+    parts.scheduler.last_epoch = int(state.get("iteration", 0))
+    _set_rates(parts)
+
+
+def _set_rates(parts: Parts) -> None:
+    """Give the optimizer the learning rates of the place in the schedule."""
+    groups, scheduler = parts.optimizer.param_groups, parts.scheduler
+    for group, rate, share in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
         group["lr"] = rate * share(scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+    scheduler._last_lr = [group["lr"] for group in groups]
 
 
 def _random_state() -> dict[str, Any]:

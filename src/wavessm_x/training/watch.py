@@ -1,5 +1,6 @@
 """What one sees of a training while it runs: a progress bar, a log file, TensorBoard, curves and samples."""
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +43,7 @@ class Watch:
             )  # fmt: skip
             self._bar = Bar(*columns, console=Console(stderr=True), transient=False, refresh_per_second=2)
             self._task = self._bar.add_task(
-                config.dataset_name, total=config.num_iter, completed=start, loss=float("nan"), rate=config.lr
+                config.dataset_name, total=config.num_iter, completed=start, loss=math.nan, rate=math.nan
             )
 
     def __enter__(self) -> Self:

@@ -53,6 +53,21 @@ def test_another_model_is_refused_and_the_difference_named(tmp_path):
         run(data, replace(config, resume=True), replace(MODEL, d_state=8))
 
 
+def test_how_the_spectrum_is_computed_may_change(tmp_path):
+    data, config = data_in(tmp_path), config_in(tmp_path, num_iter=3)
+    run(data, config, replace(MODEL, half_fft=True))
+    assert run(data, replace(config, resume=True, num_iter=4)).iteration == 4
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, 1e-3), (5e-4, 5e-4)])
+def test_the_learning_rate_is_the_checkpoint_s_unless_another_is_said(tmp_path, said, expected):
+    data, config = data_in(tmp_path), config_in(tmp_path, num_iter=3)
+    run(data, config)
+    run(data, replace(config, resume=True, num_iter=5, lr=said))
+    rates = saved(config)["optimizer_state_dict"]["param_groups"]
+    assert [each["lr"] for each in rates] == [expected * share_at(5, 5, expected)] * 2
+
+
 def test_there_has_to_be_something_to_go_on_from(tmp_path):
     with pytest.raises(CheckpointError, match="Leave --resume out to begin anew"):
         run(data_in(tmp_path), config_in(tmp_path, resume=True))
