@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import photographs
-from torch import Tensor
+from torch import Tensor, nn
 from unprotected import Unprotected, said, validated
 
 from wavessm_x.data import Datasets, Sample
@@ -19,7 +19,7 @@ from wavessm_x.watching import grid
 
 FOLDER = Path(".demo")
 PHOTOGRAPHS = FOLDER / "photographs"
-BROKEN, FIXED, RESET, HEALTHY = (FOLDER / f"wavessm_x{name}.pth" for name in ("", "_FIXED", "_RESET", "_before"))
+BROKEN, FIXED, RESET = (FOLDER / f"wavessm_x{name}.pth" for name in ("", "_FIXED", "_RESET"))
 PICTURE = FOLDER / "restored.png"
 BEFORE, AFTER, IN_ALL = 150, 50, 350
 """Steps before the fault, after it, and in the whole training."""
@@ -31,9 +31,11 @@ def main() -> None:
     """Run the whole story."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    pieces = photographs.write_pieces(PHOTOGRAPHS)
+    count = photographs.write_pairs(PHOTOGRAPHS)
 
-    _chapter(f"1. A network learns to fill holes in {pieces} pieces of photographs; nothing protects it.")
+    _chapter(
+        f"1. A network learns to restore {count} pieces of photographs, grainy and scratched; nothing protects it."
+    )
     stages = _train_and_break()
 
     _chapter("2. What is wrong with its checkpoint?")
@@ -41,39 +43,41 @@ def main() -> None:
 
     _chapter("3. Repair it.")
     _run("torchmend", "fix", str(BROKEN))
-    stages.add("torchmend fix", FIXED)
+    stages.add("torchmend fix", Restorer.load(FIXED).model)
     _run("torchmend", "fix", str(BROKEN), "--strategy", "reset", "-o", str(RESET), quiet=True)
-    stages.add("reset to 0/1", RESET)
+    stages.add("reset to 0/1", Restorer.load(RESET).model)
 
     _chapter("4. Go on from the repaired one, with all protections.")
     _run(
-        *("wavessm", "train", "--resume", "--model_file", str(FIXED), "--data_path", str(PHOTOGRAPHS), "--masked"),
+        *("wavessm", "train", "--resume", "--model_file", str(FIXED), "--data_path", str(PHOTOGRAPHS), "--blind"),
         *("--preset", "tiny", "--ssm", "ssd", "--patch_size", "48", "--batch_size", "4", "--lr", "0.002"),
         *("--num_iter", str(IN_ALL), "--val_every", "75", "--workers", "0", "--accelerator", "cpu"),
     )
-    stages.add("resumed", FIXED)
+    stages.add("resumed", Restorer.load(FIXED).model)
 
     _chapter("5. What the network was worth, on pieces that it was not trained on")
     stages.tell()
 
 
 class Stages:
-    """What the network was worth, from stage to stage, and what it made of a few pictures.
+    """What the network was worth, from stage to stage, and what it makes of a few pictures.
 
     Args:
-        datasets: Whose validation pictures are filled.
+        datasets: Whose validation pictures are restored.
     """
 
     def __init__(self, datasets: Datasets) -> None:
         self._datasets = datasets
         self._worth: dict[str, str] = {}
-        self._filled: dict[str, list[Tensor]] = {}
+        self._restored: dict[str, list[Tensor]] = {}
 
-    def add(self, label: str, checkpoint: Path) -> None:
-        """Measure the network in a checkpoint."""
-        model = Restorer.load(checkpoint).model
+    def add(self, label: str, model: nn.Module) -> None:
+        """Measure a network."""
+        logging.disable(logging.WARNING)  # what fails has been said when it was trained
         self._worth[label] = said(validated(model, self._datasets))
-        self._filled[label] = [model(each["image"][None], each["mask"][None])[0].detach() for each in self._shown()]
+        logging.disable(logging.NOTSET)
+        model.eval()
+        self._restored[label] = [model(each["image"][None])[0].detach() for each in self._shown()]
 
     def tell(self) -> None:
         """Print all of it, and draw the picture."""
@@ -81,8 +85,8 @@ class Stages:
             print(f"  {label:<16} {worth}")
         shown = self._shown()
         given, wanted = ([each[key] for each in shown] for key in ("image", "target"))
-        grid(PICTURE, {"holes": given, **self._filled, "original": wanted})
-        print(f"\nSee {PICTURE}: what each of them makes of {SHOWN} pictures; magenta is NaN.")
+        grid(PICTURE, {"given": given, **self._restored, "original": wanted})
+        print(f"\nSee {PICTURE}: what each stage makes of {SHOWN} pictures; magenta is NaN.")
 
     def _shown(self) -> list[Sample]:
         return [self._datasets.validation[number] for number in range(SHOWN)]
@@ -93,13 +97,12 @@ def _train_and_break() -> Stages:
     training = Unprotected(PHOTOGRAPHS, IN_ALL)
     stages = Stages(training.datasets)
     training.train(BEFORE)
-    training.save(HEALTHY)
-    stages.add("before the fault", HEALTHY)
+    stages.add("before the fault", training.model)
     loss = training.meet(photographs.large())
-    print(f"iteration {training.iteration}: loss {loss}, at one photograph of 512 x 512; GradScaler skips the step")
+    print(f"iteration {training.iteration}: loss {loss}, at one large, smooth scan; GradScaler skips the step")
     training.train(AFTER)
     training.save(BROKEN)
-    stages.add("broken", BROKEN)
+    stages.add("broken", training.model)
     return stages
 
 

@@ -3,7 +3,8 @@
     python benchmarks/inpainting/photographs.py
 
 They are in four packages of Debian 12, fetched by `apt-get download`, and in the wheels of scikit-image and of
-scikit-learn; `photographs.json` lists them with their SHA-256. They end in .cache/photographs/train and .cache/photographs/test.
+scikit-learn; `photographs.json` lists them with their SHA-256. They end in .cache/photographs/train and
+.cache/photographs/test.
 """
 
 import hashlib

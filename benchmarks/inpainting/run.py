@@ -4,8 +4,8 @@
     wavessm train --data_path .cache/photographs/train --model_file .cache/inpainting/wavessm_x.pth ...  (see README.md)
     python benchmarks/inpainting/run.py [--model_file .cache/inpainting/wavessm_x.pth]
 
-Every photograph is filled under two masks of each of three styles, drawn from fixed seeds; PSNR and SSIM are those of the
-masked region, each the mean over pictures.
+Every photograph is filled under two masks of each of three styles, drawn from fixed seeds; PSNR and SSIM are those of
+the masked region, each the mean over pictures.
 """
 
 import argparse

@@ -46,7 +46,7 @@ class ModelConfig:
         fass_no_c: Leave C as it is.
         fass_no_delta: Leave the step size as it is.
         ssm: How scans are computed.
-        masked: Whether a mask is given as a fourth channel.
+        masked: Whether a mask is given; holes are filled smoothly first, and their detail is given too.
         half_fft: Cast spectra to half precision before they are normalised, as the broken trainer did, to show it.
     """
 

@@ -9,14 +9,18 @@ from torch.nn import functional
 from wavessm_x.config import ModelConfig
 from wavessm_x.model.blocks import Block
 from wavessm_x.model.bottleneck import DualStreamFASS
+from wavessm_x.model.contrast import detailed
 from wavessm_x.model.filling import filled
 from wavessm_x.model.fourier import MultiScaleWaveFFC
 
 SMALLEST = 16
 """The least height and width of pictures, in pixels."""
 
-CHANGE = 1 / 16
-"""Scale of the last layer's output: one step of Adam moves each of its weights by the learning rate, all at once."""
+GAIN = 0.5
+"""Of the last layer's output, in units of the local contrast, where a mask is given.
+
+A step of Adam moves all weights at once by the learning rate; undamped, the first would undo how well holes begin.
+"""
 
 
 class Inpainting(nn.Module):
@@ -33,7 +37,7 @@ class Inpainting(nn.Module):
         self.config = config
         first, *_, last = config.channels
         self.multiple = 16 if config.use_fass else 8
-        self.input_conv = nn.Conv2d(4 if config.masked else 3, first, 3, padding=1)
+        self.input_conv = nn.Conv2d(7 if config.masked else 3, first, 3, padding=1)
         self.encoder_layers = nn.ModuleList(
             _level(size, count, config) for size, count in zip(config.channels, config.blocks, strict=True)
         )
@@ -68,19 +72,20 @@ class Inpainting(nn.Module):
             ValueError: A mask lacks, or is not expected; shapes do not fit; or the picture is too small.
         """
         self._check(image, mask)
-        given = image
+        given, scale = image, None
         if mask is not None:
             mask = mask.to(image.dtype)
             image = filled(image, mask)
-            given = torch.cat([image, mask], dim=1)
+            detail, contrast = detailed(image)
+            given, scale = torch.cat([image, mask, detail], dim=1), GAIN * mask * contrast
         height, width = image.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         features = self.input_conv(functional.pad(given, padding, mode="reflect"))
         features = self._decoded(*self._encoded(features))
         if self.refinement_ffc is not None:
             features = features + self.refinement_ffc(features)
-        change: Tensor = CHANGE * self.output(features)[..., :height, :width]
-        return image + (change if mask is None else change * mask)
+        change: Tensor = self.output(features)[..., :height, :width]
+        return image + (change if scale is None else change * scale)
 
     def _encoded(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the features at an eighth of the resolution, and those of the finer levels, finest first."""
