@@ -49,7 +49,8 @@ def aged(picture: Pixels, seed: int) -> Pixels:
     """Give a picture [h, w, 3] grain and scratches."""
     rng = np.random.default_rng(seed)
     grainy = picture + rng.normal(0, GRAIN, picture.shape)
-    grainy[draw(*picture.shape[:2], rng, SCRATCHED, "lines")] = SCRATCH
+    height, width, _ = picture.shape
+    grainy[draw(height, width, rng, SCRATCHED, "lines")] = SCRATCH
     return grainy.clip(0, 255).astype(np.uint8)
 
 

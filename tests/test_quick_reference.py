@@ -12,7 +12,7 @@ import typer
 from torchmend.cli import classic
 from torchmend.cli.common import Exit
 from torchmend.cli.main import app as torchmend_app
-from wavessm_x.cli import app as wavessm_app
+from wavessm_x.cli.main import app as wavessm_app
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "quick-reference.md").read_text(encoding="utf-8")

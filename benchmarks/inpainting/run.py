@@ -1,17 +1,13 @@
-"""A trained network beside the classical methods, on photographs that it was not trained on.
-
-    python benchmarks/inpainting/photographs.py
-    wavessm train --data_path .cache/photographs/train --model_file .cache/inpainting/wavessm_x.pth ...  (see README.md)
-    python benchmarks/inpainting/run.py [--model_file .cache/inpainting/wavessm_x.pth]
-
-Every photograph is filled under two masks of each of three styles, drawn from fixed seeds; PSNR and SSIM are those of
-the masked region, each the mean over pictures.
-"""
+"""A trained network beside the classical methods, on photographs that it was not trained on; see README.md."""
 
 import argparse
+import csv
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +29,14 @@ STYLES = {"thin": "lines", "thick": "strokes", "box": "boxes"}
 MASKS = 2
 RADIUS = 3
 """Of the neighbourhood that OpenCV's methods look at, in pixels, as in its tutorial."""
-SHOWN = 2
-"""Pictures of each style in the grid."""
+SHOWN = ("data_coffee", "images_flower")
+"""Photographs whose licences allow the grid: CC0, and CC BY."""
+SHOWN_SIDE = 192
+"""What is shown of them, in pixels."""
+
+CLASSICAL = ("Telea", "Navier-Stokes", "biharmonic")
+
+PAGE = (HERE / "page.md").read_text()
 
 Fill = Callable[[Pixels, Mask], Pixels]
 
@@ -67,7 +69,10 @@ def main() -> None:
         results[method] = {**measured(every, outputs[method]), "cpu_seconds_a_picture": seconds / len(every)}
         print(method, json.dumps(results[method]), flush=True)
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / "README.md").write_text(page(results, len(every), options.model_file))
     draw_grid(every, outputs)
+    visualised = options.model_file.parent / "visualizations" / "validation_metrics.png"
+    (HERE / "curve.png").write_bytes(visualised.read_bytes())
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -110,13 +115,45 @@ def measured(every: list[Case], outputs: list[Pixels]) -> dict[str, dict[str, fl
 
 
 def draw_grid(every: list[Case], outputs: dict[str, list[Pixels]]) -> None:
-    """Draw the first pictures of each style, what each method makes of them, and the originals."""
-    of_style = {style: [at for at, each in enumerate(every) if each.style == style] for style in STYLES}
-    step = len(of_style["thin"]) // SHOWN
-    rows = [at for each in of_style.values() for at in each[step // 2 :: step]]
-    columns = {"holes": [as_tensor(hidden(every[at])) for at in rows]}
-    columns |= {method: [as_tensor(each[at]) for at in rows] for method, each in outputs.items()}
-    grid(HERE / "samples.png", {**columns, "original": [as_tensor(every[at].picture) for at in rows]})
+    """Draw the middle of the photographs that may be shown, what each method makes of them, and the originals."""
+    rows = [at for at, each in enumerate(every) if each.name in SHOWN]
+    rows = [at for style in STYLES for at in rows[::MASKS] if every[at].style == style]
+    columns = {"holes": [middle(hidden(every[at])) for at in rows]}
+    columns |= {method: [middle(each[at]) for at in rows] for method, each in outputs.items()}
+    grid(HERE / "samples.png", {**columns, "original": [middle(every[at].picture) for at in rows]})
+
+
+def middle(picture: Pixels) -> torch.Tensor:
+    top, left = ((have - SHOWN_SIDE) // 2 for have in picture.shape[:2])
+    return as_tensor(picture[top : top + SHOWN_SIDE, left : left + SHOWN_SIDE])
+
+
+def page(results: dict[str, dict], count: int, model_file: Path) -> str:
+    """Write the page of the results."""
+    rows = [
+        f"| {method} | " + " | ".join(f"{found[s]['psnr']:.2f} / {found[s]['ssim']:.3f}" for s in STYLES)
+        + f" | {found['cpu_seconds_a_picture']:.2f} |"
+        for method, found in results.items()
+    ]  # fmt: skip
+    ours, others = results["WaveSSM-X"], [results[each] for each in CLASSICAL]
+    beaten = all(ours[s][score] > other[s][score] for other in others for s in STYLES for score in ("psnr", "ssim"))
+    said = "WaveSSM-X is above all three" if beaten else "WaveSSM-X is not above all three"
+    return PAGE.format(
+        table="\n".join(rows), count=count, said=said, minutes=minutes_of(model_file), cores=os.cpu_count(),
+        python=platform.python_version(), torch=torch.__version__,
+    )  # fmt: skip
+
+
+def minutes_of(model_file: Path) -> float:
+    """Return how long a training took, by the clock, from its log."""
+    (log,) = (model_file.parent / "logs").glob("training_*.csv")
+    first, *_, last = (datetime.fromisoformat(at) for at in timestamps(log))
+    return (last - first).total_seconds() / 60
+
+
+def timestamps(log: Path) -> list[str]:
+    with log.open(newline="") as file:
+        return [row["timestamp"] for row in csv.DictReader(file)]
 
 
 def as_tensor(picture: Pixels) -> torch.Tensor:
