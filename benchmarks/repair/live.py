@@ -19,9 +19,10 @@ from damage import Damage, State
 from live_damage import EVERYTHING, POISONED, POISONS, live_damages, poisoned
 from live_methods import DATA, HEALTHY, METHODS, UPDATE, Case, batches_of
 from live_report import render_live
-from networks import NETWORKS, Network, network_of
 from report import Result, machine
 from run import CREPE, HERE, once_each
+
+from networks import NETWORKS, Network, network_of
 
 
 def main() -> None:

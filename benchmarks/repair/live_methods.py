@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from damage import MEAN, VAR, State
-from networks import Network
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import torchmend
+from networks import Network
 from torchmend.live.recalibrating.batches import Noise
 
 BATCHES = 8

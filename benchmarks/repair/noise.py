@@ -15,11 +15,11 @@ from statistics import median
 import torch
 from damage import MEAN, VAR
 from live_methods import noise_like
-from networks import NETWORKS, Network, network_of
 from report import machine
 from run import CREPE, HERE
 
 import torchmend
+from networks import NETWORKS, Network, network_of
 
 COMMAND = "python benchmarks/repair/noise.py"
 HOW = (

