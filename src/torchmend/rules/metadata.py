@@ -27,9 +27,9 @@ def direction(scalar: Scalar) -> int:
 
 def scaler(evidence: Evidence) -> Iterator[Finding]:
     """Find loss scales that stop training."""
-    scalers = {scalar.path[:-1] for scalar in evidence.scalars if scalar.leaf == "growth_factor"}
-    for scalar in evidence.scalars:
-        is_scale = scalar.leaf == "scale" and scalar.path[:-1] in scalers
+    scalers = {scalar.path[:-1] for scalar in evidence.scalars if scalar.path[-1:] == ("growth_factor",)}
+    for scalar in evidence.scalars if scalers else ():
+        is_scale = scalar.path[-1:] == ("scale",) and scalar.path[:-1] in scalers
         if is_scale and isinstance(scalar.value, int | float) and (severity := _bad_scale(float(scalar.value))):
             yield finding(Code.SCALER_BROKEN, severity, scalar, detail=f"scale {scalar.value:g}")
     for ref in evidence.refs:
@@ -51,7 +51,7 @@ def learning_rates(evidence: Evidence) -> Iterator[Finding]:
     """Find learning rates that ruin the weights at the first step."""
     for scalar in evidence.scalars:
         value = scalar.value
-        if scalar.leaf in _LEARNING_RATES and isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value) and scalar.leaf in _LEARNING_RATES:
             used = "param_groups" in scalar.path or scalar.leaf == "base_lrs"
             severity = Severity.ERROR if used else Severity.WARNING
             yield finding(Code.LEARNING_RATE, severity, scalar, detail=f"{value}")
@@ -64,9 +64,10 @@ def metrics(evidence: Evidence) -> Iterator[Finding]:
     """
     told: set[tuple[str | int, ...]] = set()
     for scalar in evidence.scalars:
-        value, name = scalar.value, scalar.leaf.lower()
+        value = scalar.value
         if not isinstance(value, float) or math.isfinite(value) or scalar.leaf in _LEARNING_RATES:
             continue
+        name = scalar.leaf.lower()
         place = scalar.path[:-1] if scalar.path and isinstance(scalar.path[-1], int) else scalar.path
         if place in told:
             continue

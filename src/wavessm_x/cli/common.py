@@ -4,11 +4,14 @@ import logging
 import sys
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wavessm_x.config import Device
+
+if TYPE_CHECKING:
+    from wavessm_x.restoring import Restorer
 
 
 class Exit(IntEnum):
@@ -34,6 +37,14 @@ DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA 
 Tile = Annotated[int, typer.Option("--tile", help="Height and width of tiles, in pixels; best as in training.")]
 
 Overlap = Annotated[int, typer.Option("--overlap", help="Of neighbouring tiles, in pixels.")]
+
+
+def load_restorer(model_file: Path, device: Device, tile: int, overlap: int) -> "Restorer":
+    """Load a network as the flags of these names say."""
+    from wavessm_x.restoring.restorer import Restorer, find_device
+    from wavessm_x.restoring.tiles import Tiling
+
+    return Restorer.load(model_file, find_device(device), Tiling(tile=tile, overlap=overlap))
 
 
 class Lines(logging.Handler):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wavessm_x.cli.common import MODEL_FILE, DeviceOption, ModelFile, Overlap, Tile, tell
+from wavessm_x.cli.common import MODEL_FILE, DeviceOption, ModelFile, Overlap, Tile, load_restorer, tell
 
 
 def demo(  # one parameter a flag
@@ -29,10 +29,8 @@ def demo(  # one parameter a flag
     with TemporaryDirectory(prefix="wavessm_") as kept:
         os.environ |= _environment(kept, host)
         from wavessm_x.page import build, served
-        from wavessm_x.restoring.restorer import Restorer, find_device
-        from wavessm_x.restoring.tiles import Tiling
 
-        restorer = Restorer.load(model_file, find_device(device), Tiling(tile=tile, overlap=overlap))
+        restorer = load_restorer(model_file, device, tile, overlap)
         with served(build(restorer), host, port) as address:
             tell(f"The page is at {address} until you press Ctrl-C.")
             try:

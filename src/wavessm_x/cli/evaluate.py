@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavessm_x.cli.common import MODEL_FILE, DeviceOption, Exit, ModelFile, Overlap, Tile, tell
+from wavessm_x.cli.common import MODEL_FILE, DeviceOption, Exit, ModelFile, Overlap, Tile, load_restorer, tell
 from wavessm_x.config import DataConfig
 
 if TYPE_CHECKING:
@@ -36,13 +36,11 @@ def evaluate(  # one parameter a flag
     """
     from wavessm_x.data import load_whole
     from wavessm_x.metrics import mean_scores
-    from wavessm_x.restoring.restorer import Restorer, find_device
     from wavessm_x.restoring.scoring import NAMES, Scored, check_scores_file, score_all, write_scores
-    from wavessm_x.restoring.tiles import Tiling
 
     if output is not None:
         check_scores_file(output)
-    restorer = Restorer.load(model_file, find_device(device), Tiling(tile=tile, overlap=overlap))
+    restorer = load_restorer(model_file, device, tile, overlap)
     whole = load_whole(DataConfig(data_path=folder, masks=masks, seed=seed), masked=restorer.masked)
     tell(whole.task)
     typer.echo(_line("picture", NAMES))

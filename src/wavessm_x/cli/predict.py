@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavessm_x.cli.common import MODEL_FILE, DeviceOption, Exit, ModelFile, Overlap, Tile, tell
+from wavessm_x.cli.common import MODEL_FILE, DeviceOption, Exit, ModelFile, Overlap, Tile, load_restorer, tell
 from wavessm_x.config import WavessmError
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ def predict(  # one parameter a flag
     folder each picture that fails is named, and the others go on: then the exit code is 1, and 2 if none succeeds.
     """
     from wavessm_x.restoring.files import plan
-    from wavessm_x.restoring.restorer import Restorer, RestoringError, find_device
-    from wavessm_x.restoring.tiles import Tiling
+    from wavessm_x.restoring.restorer import RestoringError
 
     jobs = plan(image, mask, output)
-    restorer = Restorer.load(model_file, find_device(device), Tiling(tile=tile, overlap=overlap))
+    restorer = load_restorer(model_file, device, tile, overlap)
     if (mask is not None or dilate) and not restorer.masked:
         raise RestoringError(
             f"The network of {model_file} is blind, it finds damage by itself: leave --mask and --dilate out."

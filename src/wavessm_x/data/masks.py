@@ -77,7 +77,7 @@ def draw_piece(height: int, width: int, rng: np.random.Generator) -> Mask:
     """Cut a mask for a patch out of one for a whole picture, so that holes are as large as they will be there.
 
     Args:
-        height: Of the patch, in pixels, from 1; from `WHOLE_SIDE` on this is `draw`.
+        height: Of the patch, in pixels, from 1; from `WHOLE_SIDE` on there is nothing to cut.
         width: Likewise.
         rng: Where all randomness comes from.
 

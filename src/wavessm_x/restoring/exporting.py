@@ -60,7 +60,8 @@ def export(model: Inpainting, path: Path, size: int) -> float:
         raise ExportingError(f"size is {size}; this network takes multiples of {model.multiple}, from 16.")
     if path.suffix == ".onnx" and (missing := [name for name in REQUIRED if find_spec(name) is None]):
         raise ExportingError(
-            f"ONNX takes {', '.join(missing)}, not installed here. `pip install 'torchmend[onnx]'`, or write a .pt2."
+            f"ONNX takes {', '.join(missing)}, not installed here. From a clone, `pip install '.[onnx]'` brings it. "
+            "Or write a .pt2."
         )
     with torch.no_grad(), _quietly(), draft(path) as file:
         program = _exported(model, _random(model, size, seed=0), path)

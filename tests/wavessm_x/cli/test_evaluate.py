@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from networks import checkpoint, network
 from wavessm_x.cli import run
@@ -15,10 +14,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photographs(tmp_path / "in", 2, 40, 0)
     checkpoint(tmp_path / "checkpoints" / "wavessm_x.pth")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
 
 
 def typed(line):

@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[3]
 def here(tmp_path, monkeypatch):
     photographs(tmp_path / "pictures", 12, 40, 0)
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
 
 
 SHORT = shlex.split(
