@@ -65,6 +65,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "torchmend needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt --upgrade pip
 
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --editable .
@@ -76,7 +77,6 @@ $(VENV)/installed-demo: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --constraint constraints.txt --upgrade pip
 	$(PIP) --constraint constraints.txt --group dev
 	@touch $@
 

@@ -47,8 +47,10 @@ def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint, without running any code in it.
 
     Raises:
-        CheckpointError: Weights in it are corrupted, or it is no checkpoint of this trainer.
+        CheckpointError: It does not exist, weights in it are corrupted, or it is no checkpoint of this trainer.
     """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}, seen from {Path.cwd()}. Name one by --model_file.")
     diagnosis = torchmend.diagnose(path)
     corrupted = [each for each in diagnosis.damaged if each.ref is not None and each.ref.role in _WEIGHTS]
     if corrupted:

@@ -32,6 +32,11 @@ def test_a_healthy_state_is_written_with_its_folder_and_a_timestamp(path):
     assert read(path)["timestamp"].startswith("20")
 
 
+def test_a_file_that_is_not_there_is_named_with_what_to_do(path):
+    with pytest.raises(CheckpointError, match=r"There is no checkpoint .*wavessm_x\.pth.*--model_file"):
+        read(path)
+
+
 def test_a_corrupted_one_goes_to_quarantine_and_replaces_nothing(path, caplog):
     write(state(1), path, 20.0)
     assert not write(state(2, weight=NAN), path, 30.0)
