@@ -16,7 +16,7 @@ from wavessm_x.cli.main import app as wavessm_app
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "quick-reference.md").read_text(encoding="utf-8")
-TRAIN = typer.main.get_command(wavessm_app).commands["train"]
+WAVESSM = typer.main.get_command(wavessm_app).commands
 DOCTOR = typer.main.get_command(torchmend_app).commands
 LINES = [
     line.split("  #")[0].strip()
@@ -54,12 +54,13 @@ def default_of(option):
 
 def test_the_flags_of_the_trainer_and_their_defaults_are_those_of_its_command_line():
     listed = {flag: quoted(default)[0] for flags, default, _ in rows("Flags of the trainer") for flag in quoted(flags)}
-    options = [each for each in TRAIN.params if each.name != "help"]
+    options = [each for each in WAVESSM["train"].params if each.name != "help"]
     assert listed == {flag: default_of(each) for each in options for flag in (*each.opts, *each.secondary_opts)}
 
 
-def test_every_command_of_torchmend_is_shown_and_there_is_no_other():
-    assert {match[1] for line in LINES if (match := re.match(r"torchmend (\w+)", line))} == set(DOCTOR)
+@pytest.mark.parametrize(("program", "commands"), [("torchmend", DOCTOR), ("wavessm", WAVESSM)])
+def test_every_command_is_shown_and_there_is_no_other(program, commands):
+    assert {match[1] for line in LINES if (match := re.match(rf"{program} (\w+)", line))} == set(commands)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if SHOWN.fullmatch(line)])
@@ -68,15 +69,15 @@ def test_a_command_that_is_shown_can_be_typed(line):
     if program == "python" and rest[0] == "diagnose_and_fix.py":
         classic.parser().parse_args(rest[1:])
         return
-    name, arguments = ("train", rest[1:]) if program != "torchmend" else (rest[0], rest[1:])
-    command = DOCTOR[name] if program == "torchmend" else TRAIN
-    command.make_context(name, arguments)
+    name, *arguments = ["train", *rest[1:]] if program == "python" else rest
+    commands = DOCTOR if program == "torchmend" else WAVESSM
+    commands[name].make_context(name, arguments)
 
 
 def test_options_in_the_text_are_some_program_s():
     known = {
         flag
-        for command in (TRAIN, *DOCTOR.values())
+        for command in (*WAVESSM.values(), *DOCTOR.values())
         for each in command.params
         for flag in each.opts + each.secondary_opts
     }
