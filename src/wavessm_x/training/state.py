@@ -123,7 +123,7 @@ def restore(parts: Parts, state: dict[str, Any], lr: float | None = None) -> Pro
 
 
 def _take_over(parts: Parts, state: dict[str, Any]) -> None:
-    """Take what there is from another trainer: the moments, if they fit, and the place in our own schedule."""
+    """Take what there is from another trainer: the moments, if they fit, and the place in schedule and log."""
     optimizer, kept = parts.optimizer, state.get("optimizer_state_dict") or {}
     moments = kept.get("state", {})
     weights = [each for group in optimizer.param_groups for each in group["params"]]
@@ -132,8 +132,11 @@ def _take_over(parts: Parts, state: dict[str, Any]) -> None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     else:
         logger.warning("The optimizer's state in the checkpoint is not of this optimizer; its moments begin anew.")
-    parts.scheduler.last_epoch = int(state.get("iteration", 0))
+    done = int(state.get("iteration", 0))
+    parts.scheduler.last_epoch = done
     _set_rates(parts)
+    guard = parts.protection.guard
+    guard.load_state_dict({**guard.state_dict(), "steps": [done]})  # it tells of steps by the same numbers
 
 
 def _set_rates(parts: Parts) -> None:

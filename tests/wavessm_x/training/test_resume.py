@@ -108,6 +108,7 @@ def test_a_checkpoint_of_the_original_trainer_is_gone_on_from(tmp_path, caplog, 
     steps = {int(each["step"]) for each in state["optimizer_state_dict"]["state"].values()}
     assert steps == {2 if begins_anew else 5}
     assert state["scheduler_state_dict"]["last_epoch"] == 5
+    assert state["extra"]["guard_state_dict"]["steps"] == [5]
     assert state["optimizer_state_dict"]["param_groups"][0]["lr"] == pytest.approx(1e-3 * share_at(5, 60, 1e-3))
 
 
