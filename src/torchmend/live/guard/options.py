@@ -33,7 +33,7 @@ class GuardOptions:
         clip: A limit on gradients, applied after the verdict; None leaves clipping to the loop.
         ring: How snapshots to go back to are kept; None keeps none, and weights that are damaged stop the run. The
             default keeps two on the host, if they take no more than 2 GiB.
-        sensors: Which look, as `Sensor`s or by their names; all by default.
+        sensors: Which look, as objects of `Sensor` or by their names; all by default.
         sample_every: Steps between two looks of sampled sensors.
         check_every: Steps between two checks of weights, statistics and optimizer state; 0 never checks, and takes no
             snapshots.
