@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
+from torchmend.live.rerunning import is_rerun
 
 
 class Fault(StrEnum):
@@ -67,7 +68,7 @@ class Injection:
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not module.training:
             return None
-        self._seen += 1
+        self._seen += not is_rerun()  # a batch that is run again has the fault that it had
         if self._is_due and self._where is Where.WEIGHT:
             self._plant(_first_parameter(module).data)
         if not self._is_due or self._where is not Where.INPUT:

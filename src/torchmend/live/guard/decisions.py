@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torchmend.facts.findings import Finding
+from torchmend.live.forensics.incidents import Incident
 
 
 class Action(StrEnum):
@@ -87,6 +88,7 @@ class Decision:
         lowers_rate: Whether learning rates are made smaller with it.
         is_odd: Whether any signal says that the step is out of proportion; the next is looked at more closely.
         explanation: For STOP: what was seen, and what to change.
+        incident: What running the batch again told, if it was.
     """
 
     action: Action
@@ -97,6 +99,7 @@ class Decision:
     lowers_rate: bool = False
     is_odd: bool = False
     explanation: str = ""
+    incident: Incident | None = None
 
     @property
     def happens(self) -> bool:

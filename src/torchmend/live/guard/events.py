@@ -37,7 +37,9 @@ class Events:
         """Tell a decision everywhere."""
         self.decisions.append(decision)
         self.counts[decision.action.value] += 1
-        mild = decision.action is Action.LOG or decision.by_scaler
+        incident = decision.incident
+        by_scaler = decision.by_scaler and (incident is None or incident.found.backward)  # it finds its scale
+        mild = decision.action is Action.LOG or by_scaler
         logger.log(logging.INFO if mild else logging.WARNING, "%s", told(decision, observe_only=self._observe_only))
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
@@ -62,6 +64,7 @@ def data(decision: Decision) -> dict[str, Any]:
         "by_scaler": decision.by_scaler,
         "findings": [{"code": each.code.value, "detail": each.detail or each.place} for each in decision.findings],
         "explanation": decision.explanation,
+        "incident": decision.incident.data() if decision.incident is not None else None,
     }
 
 
@@ -69,4 +72,5 @@ def told(decision: Decision, *, observe_only: bool = False) -> str:
     """Say a decision in one line."""
     verb = f"would {decision.action.value}" if observe_only else decision.action.value
     why = "; ".join(f"{each.code.value} {each.detail or each.place or each.message}" for each in decision.findings)
-    return f"step {decision.step}: {verb}{' (by the GradScaler)' if decision.by_scaler else ''}: {why}"
+    line = f"step {decision.step}: {verb}{' (by the GradScaler)' if decision.by_scaler else ''}: {why}"
+    return f"{line}\n{decision.incident}" if decision.incident is not None else line

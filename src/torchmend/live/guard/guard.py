@@ -139,6 +139,8 @@ class Guard:
             transaction.attach(modules, self._wrapping)
             self.transactions.append(transaction)
         judge.forward.attach(self._wrapping)
+        if judge.investigator is not None:
+            judge.investigator.recorder.attach()
         judge.reservoir.attach(self._wrapping)
         self.evaluation.attach(self._wrapping)
         self._hold(schedulers, averages)
@@ -169,6 +171,8 @@ class Guard:
         self._wrapping.undo()
         self._steps, self._samples = self._counted(), self._remembered()
         self._judge.reservoir.forget()
+        if self._judge.investigator is not None:
+            self._judge.investigator.recorder.detach()
         self.transactions.clear()
 
     def __enter__(self) -> Self:
@@ -179,11 +183,12 @@ class Guard:
 
     # Judging
 
-    def observe(self, loss: Tensor) -> Tensor:
+    def observe(self, loss: Tensor, batch: Any = None) -> Tensor:
         """Tell the loss, before `backward`; it is read together with everything else.
 
         Args:
             loss: A tensor of one element, unscaled.
+            batch: What it was made of, for the option `loss` to make it again if the step goes wrong; kept until then.
 
         Returns:
             The same tensor.
@@ -193,6 +198,8 @@ class Guard:
         """
         for transaction in self.transactions:
             transaction.loss = one_element(loss).detach()
+        if self._judge.investigator is not None:
+            self._judge.investigator.recorder.batch = batch
         return loss
 
     def check(self) -> Health:

@@ -13,6 +13,7 @@ from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.evaluation import Evaluation
 from torchmend.live.guard.events import Events
 from torchmend.live.guard.holding import Held
+from torchmend.live.guard.investigating import Investigator
 from torchmend.live.guard.options import GuardOptions, policy_of
 from torchmend.live.guard.policy import decide
 from torchmend.live.guard.ranks import agree
@@ -66,6 +67,8 @@ class Judge:
             models, optimizers, schedulers, averages, [scaler, self.memory], options, self._announced
         )
         self.evaluation = Evaluation(models, self.transactions, self.reservoir, self.recovery.forget, acts=acts)
+        investigates = options.localise and not options.lazy
+        self.investigator = Investigator(models, self.transactions, options.loss) if investigates else None
         self.forward = SampledForward(
             models,
             chosen(options.sensors),
@@ -108,11 +111,21 @@ class Judge:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):
             self.recovery.suspect()
-        if not decision.happens and (not decision.by_scaler or self.memory.states[at].in_a_row > 1):
-            self.forward.seek()
+        decision = self._investigated(seen, decision, self.memory.states[at].in_a_row)
         if decision.is_odd or decision.findings:
             self.recovery.doubt()
         return decision if decision.action is Action.PROCEED else self._announced(decision)
+
+    def _investigated(self, seen: Observation, decision: Decision, in_a_row: int) -> Decision:
+        """Have the batch run again if the step is worth it, or the next one looked at where this one cannot be."""
+        if self.investigator is None:
+            if not decision.happens and (not decision.by_scaler or in_a_row > 1):
+                self.forward.seek()
+            return decision
+        if self.investigator.is_due(seen, decision, in_a_row):
+            decision = replace(decision, incident=self.investigator.investigate(seen, decision))
+        self.investigator.recorder.forget()
+        return decision
 
     def tell(self, findings: Sequence[Finding]) -> None:
         """Log what does no harm to this step."""
@@ -124,8 +137,7 @@ class Judge:
         self._announced(Decision(action=Action.REPAIR, step=self.steps, findings=tuple(findings)))
 
     def _announced(self, decision: Decision) -> Decision:
-        if decision.action is Action.STOP and self.forward.origin:
-            where = f" In the forward pass the first module to put out NaN or Inf was {self.forward.origin}."
+        if decision.action is Action.STOP and (where := self._where()):
             decision = replace(decision, explanation=decision.explanation + where)
         if self._options.on_decision is not None:
             decision = self._options.on_decision(decision) or decision
@@ -141,6 +153,13 @@ class Judge:
         if decision.action is Action.ROLL_BACK:
             self._returning = decision
         return decision
+
+    def _where(self) -> str:
+        """Say where the last failure began, if that is known."""
+        if self.investigator is not None:
+            return f" Where it begins: {self.investigator.last}." if self.investigator.last else ""
+        first = self.forward.origin
+        return f" In the forward pass the first module to put out NaN or Inf was {first}." if first else ""
 
     def closed(self, transaction: Transaction, refused: Decision | None) -> None:
         """Take note that a step came to its end.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
+from torchmend.live.forensics.rerun import Loss
 from torchmend.live.guard.clipping import By, Clip
 from torchmend.live.guard.decisions import Decision
 from torchmend.live.guard.ownership import is_compiled
@@ -48,6 +49,10 @@ class GuardOptions:
             count for it; costs a copy of the gradients. The loss of each must be divided by how many there are.
         safe_optimizers: Whether optimizers that are not torch's own do nothing at all without gradients; else they are
             put back after a refused step.
+        localise: Whether the batch of a step that is not finite is run once more, under probes, to say where it began;
+            not with `lazy`, which knows too late.
+        loss: A function of the model (a list of them, if the guard was given several) and of a batch, that returns the
+            loss. With it, and with `observe(loss, batch)`, the loss code is localised as well, to the operation.
         on_decision: Told every decision but to proceed; may return another.
         log: A file that gets a line of JSON for each decision; appended to.
         writer: A TensorBoard `SummaryWriter`.
@@ -65,6 +70,8 @@ class GuardOptions:
     hold_scheduler: bool = True
     drop_micro_batches: bool = False
     safe_optimizers: bool = False
+    localise: bool = True
+    loss: Loss | None = None
     on_decision: Callback | None = None
     log: str | os.PathLike[str] | None = None
     writer: Any = None

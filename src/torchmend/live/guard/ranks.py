@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
 
 from torchmend.live.guard.decisions import Observation
+
+T = TypeVar("T")
 
 
 def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
@@ -45,6 +48,15 @@ def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
 def worst(level: int, models: Sequence[nn.Module]) -> int:
     """Return the highest level of all ranks that train the models together; they must come here together."""
     return int(_largest([float(level)], models)[0]) if trained_together(models) else level
+
+
+def gathered(value: T, models: Sequence[nn.Module]) -> list[T] | None:
+    """Return what each rank has, in order; None where nobody trains the models along. Ranks must come here together."""
+    if not trained_together(models):
+        return None
+    every: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(every, value)
+    return every
 
 
 def _largest(numbers: Sequence[float], models: Sequence[nn.Module]) -> list[float]:

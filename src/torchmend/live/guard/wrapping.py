@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from torchmend.facts.errors import UserError
+from torchmend.live.rerunning import is_rerun
 
 _inert = contextlib.nullcontext().__exit__
 """Takes anything and does nothing. It is the standard library's, so that a pickled module can be loaded without us."""
 
 
 class Hook:
-    """A callback that a copied or unpickled module does not carry on with.
+    """A callback that a copied or unpickled module does not carry on with, and that rests while a batch runs again.
 
     Args:
         callback: Called with what the hook gets.
@@ -26,7 +27,7 @@ class Hook:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call back."""
-        return self._callback(*arguments, **keywords)
+        return None if is_rerun() else self._callback(*arguments, **keywords)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
         return _inert
@@ -41,8 +42,8 @@ class EagerHook(Hook):
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call back."""
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
-            return _uncompiled(self._callback, *arguments, **keywords)
-        return self._callback(*arguments, **keywords)
+            return _uncompiled(super().__call__, *arguments, **keywords)
+        return super().__call__(*arguments, **keywords)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -1,0 +1,50 @@
+"""Batches as trees of tensors: what a model was called with, how many examples, some of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """Return all tensors in lists, tuples, mappings, dataclasses and what else torch knows as a tree, in order."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += tensors_of(list(leaf.values()))
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_of([getattr(leaf, each.name, None) for each in fields(leaf)])
+    return found
+
+
+def detached(tree: Any) -> Any:
+    """Return a tree of the same tensors without their graphs."""
+    return tree_map(lambda each: each.detach() if isinstance(each, Tensor) else each, tree)
+
+
+def examples_in(tree: Any) -> int:
+    """Return how many examples a batch has: the first dimension that most of its tensors share; 0 if it has none."""
+    sizes = [each.shape[0] for each in tensors_of(tree) if each.dim() and each.layout is torch.strided]
+    return max(sizes, key=sizes.count) if sizes else 0
+
+
+def taken(tree: Any, indices: Sequence[int], of: int) -> Any:
+    """Return a batch of some examples only.
+
+    Args:
+        tree: The batch.
+        indices: Which examples.
+        of: How many it has; tensors of another first dimension are taken whole.
+    """
+    return tree_map(lambda each: _taken(each, indices, of), tree)
+
+
+def _taken(leaf: Any, indices: Sequence[int], of: int) -> Any:
+    if isinstance(leaf, Tensor) and leaf.dim() and leaf.layout is torch.strided and leaf.shape[0] == of:
+        return leaf[torch.tensor(list(indices), device=leaf.device)]
+    return leaf

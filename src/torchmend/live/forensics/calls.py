@@ -1,0 +1,196 @@
+"""What models are called with in a step, kept by reference until its verdict, so that it can be run again."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmend.live.forensics.batches import detached, tensors_of
+from torchmend.live.forensics.rng import RngState
+from torchmend.live.guard.ownership import inner_model, is_traced
+from torchmend.live.guard.wrapping import EagerHook, Wrapping
+
+MOST_CALLS = 16
+"""Calls of one step that are kept; of more, the last."""
+
+MOST_GRADIENT_BYTES = 32 << 20
+"""Of the gradients of a call's outputs, which would be freed as the backward pass goes on. Of larger ones none is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autocast:
+    """Automatic mixed precision, as it was set.
+
+    Args:
+        device: A device type.
+        dtype: That operations ran in; None where it was off.
+        caches: Whether casts of weights were kept.
+    """
+
+    device: str
+    dtype: torch.dtype | None = None
+    caches: bool = True
+
+    @classmethod
+    def now(cls, device: str) -> "Autocast":
+        """Return what is set for a device type."""
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return cls(device=device, dtype=dtype, caches=torch.is_autocast_cache_enabled())
+
+    def again(self) -> AbstractContextManager[Any]:
+        """Set it like this for a while; where it was off, nothing is touched."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device, self.dtype, cache_enabled=self.caches)
+
+
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Call:
+    """One call of a module in a step.
+
+    Args:
+        name: The module's name in its model; empty for the model itself.
+        module: It, without wrappers.
+        arguments: Tensors share memory with what was passed, without its graph.
+        keywords: Likewise.
+        with_gradients: Of the tensors in both, in order: whether gradients of it were taken.
+        versions: Of the same: torch's counter of writes.
+        autocast: As it was.
+        rng: Before the call.
+        out_gradients: Gradients of those outputs that had any, by their number, as the backward pass brought them.
+        outputs: How many outputs had gradients taken.
+        too_large: Whether gradients of the outputs were too large to be kept.
+    """
+
+    name: str
+    module: nn.Module
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    with_gradients: tuple[bool, ...]
+    versions: tuple[int, ...]
+    autocast: Autocast
+    rng: RngState
+    out_gradients: dict[int, Tensor] = field(default_factory=dict)
+    outputs: int = 0
+    too_large: bool = False
+
+    @property
+    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments and keywords, as one tree."""
+        return self.arguments, self.keywords
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing was written over the inputs since."""
+        return self.versions == tuple(map(version_of, tensors_of(self.inputs)))
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; 0 where nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class Recorder:
+    """Keeps what the models were called with since the last verdict.
+
+    A model that is not called itself (`model.encode(x)`) has its children watched from the next step on.
+
+    Args:
+        models: As they are trained.
+        wants_gradients: Whether gradients of outputs are kept.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], *, wants_gradients: bool = True) -> None:
+        self.batch: Any = None
+        self._models = models
+        self._wants_gradients = wants_gradients
+        self._calls: list[Call] = []
+        self._open: list[nn.Module] = []
+        self._was_called = False
+        self._wrapping = Wrapping()
+        self._devices = list({p.device for model in models for p in model.parameters()})
+
+    def attach(self) -> None:
+        """Hook the models."""
+        for model in self._models:
+            self._watch("", model)
+
+    def detach(self) -> None:
+        """Take all hooks away, and forget."""
+        self._wrapping.undo()
+        self.forget()
+
+    @property
+    def calls(self) -> list[Call]:
+        """What was called since the last verdict, oldest first."""
+        return list(self._calls)
+
+    def forget(self) -> None:
+        """Keep nothing of what came so far, after its verdict."""
+        if not (self._calls or self._was_called):
+            self._watch_children()
+        self._calls, self._open, self.batch = [], [], None
+
+    def _watch_children(self) -> None:
+        self._was_called = True
+        for model in self._models:
+            for name, child in inner_model(model).named_children():
+                self._watch(name, child)
+
+    def _watch(self, name: str, module: nn.Module) -> None:
+        def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            self._before(name, module, arguments, keywords)
+
+        hook = module.register_forward_pre_hook(EagerHook(before), with_kwargs=True, prepend=True)
+        self._wrapping.hook(hook)
+        self._wrapping.hook(module.register_forward_hook(EagerHook(self._after), always_call=True))
+
+    def _before(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if not module.training or not torch.is_grad_enabled() or is_traced():
+            return
+        self._open.append(module)
+        if len(self._open) > 1:
+            return
+        tensors = tensors_of((arguments, keywords))
+        device = next((each.device.type for each in tensors), self._devices[0].type if self._devices else "cpu")
+        plain, named = detached((arguments, keywords))
+        call = Call(
+            name=name,
+            module=inner_model(module),
+            arguments=plain,
+            keywords=named,
+            with_gradients=tuple(each.requires_grad for each in tensors),
+            versions=tuple(map(version_of, tensors)),
+            autocast=Autocast.now(device),
+            rng=RngState.now(self._devices),
+        )
+        self._was_called = True
+        self._calls = [*self._calls[1 - MOST_CALLS :], call]
+
+    def _after(self, module: nn.Module, _: Any, output: Any) -> None:
+        if not self._open or self._open[-1] is not module:
+            return
+        self._open.pop()
+        if self._open or not self._wants_gradients or not self._calls:
+            return
+        call = self._calls[-1]
+        found = [each for each in tensors_of(output) if each.requires_grad]
+        call.outputs = len(found)
+        if sum(each.nbytes for each in found) > MOST_GRADIENT_BYTES:
+            call.too_large = True
+            return
+        for at, each in enumerate(found):
+            each.register_hook(EagerHook(_keeping(weakref.ref(call), at)))  # type: ignore[no-untyped-call]
+
+
+def _keeping(call: "weakref.ref[Call]", at: int) -> Callable[[Tensor], None]:
+    def keep(gradient: Tensor) -> None:
+        kept = call()
+        if kept is not None:
+            kept.out_gradients[at] = gradient.detach()
+
+    return keep

@@ -1,0 +1,102 @@
+"""What a localisation found: where it began, in which direction, with which examples."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Where values that are not finite first came from."""
+
+    INPUT = "input"
+    """They were in the batch."""
+    PARAMETER = "parameter"
+    """They were in a weight before the step."""
+    BUFFER = "buffer"
+    """They were in a buffer before the step."""
+    OUTSIDE = "outside"
+    """They were in a tensor that neither the model nor the batch holds, such as a constant."""
+    MODULE = "module"
+    """A module of the model made them out of finite inputs."""
+    LOSS = "loss"
+    """Code after the model did: the loss, or what prepares it."""
+    NOT_AGAIN = "not again"
+    """The batch was run again from the same state, and nothing was wrong."""
+    UNKNOWN = "unknown"
+    """It could not be run again, or not far enough to tell; the note says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Localisation:
+    """Where a failure comes from.
+
+    Args:
+        cause: The kind of place.
+        module: For MODULE its name; for LOSS the last module before, or the loss's own module where it is one; for INPUT,
+            PARAMETER and BUFFER the name of the tensor.
+        kind: The module's class; empty where there is none.
+        backward: Whether it was made in the backward pass.
+        operation: torch's name of the operation ("div"); of a backward pass the one inside of it. Empty if unknown.
+        dtype: In which it was made ("float16"); empty if unknown.
+        value: "NaN", "Inf" or "-Inf".
+        parameter: The parameter that took part, by name: names a child that is never called. Empty if none did.
+        line: The line of the user's code ("model.py:12"); empty if unknown.
+        samples: The smallest part of the batch that still shows it, as places in its first dimension; empty if no part
+            was looked for.
+        of: How many examples the batch has; 0 if unknown.
+        note: What else has to be said.
+    """
+
+    cause: Cause
+    module: str = ""
+    kind: str = ""
+    backward: bool = False
+    operation: str = ""
+    dtype: str = ""
+    value: str = "NaN"
+    parameter: str = ""
+    line: str = ""
+    samples: tuple[int, ...] = ()
+    of: int = 0
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Say where, in one sentence."""
+        made = f"{self.value} in the {'backward' if self.backward else 'forward'} pass"
+        where = f"{self.module} ({self.kind})" if self.kind else self.module
+        match self.cause:
+            case Cause.MODULE:
+                return f"module {where} produced {made} from finite inputs"
+            case Cause.LOSS if self.kind:
+                return f"the loss code, in {self.kind}, produced {made}"
+            case Cause.LOSS:
+                after = f" after module {self.module}" if self.module else ""
+                return f"the loss code{after} produced {made}"
+            case Cause.INPUT:
+                return f"the batch itself holds {self.value}: {self.module}"
+            case Cause.PARAMETER | Cause.BUFFER:
+                return f"{self.cause.value} {self.module} held {self.value} before the step"
+            case Cause.OUTSIDE:
+                return f"a tensor that is neither the model's nor the batch's holds {self.value}"
+            case Cause.NOT_AGAIN:
+                return "it did not happen again: a race, the hardware, or state outside of model and batch"
+            case _:
+                return "where it began is not known"
+
+    @property
+    def how(self) -> str:
+        """Say by which operation, and in which line; empty if neither is known."""
+        operation = f"{self.operation} in {self.dtype}" if self.operation and self.dtype else self.operation
+        using = f" with {self.parameter}" if self.parameter else ""
+        at = f" at {self.line}" if self.line else ""
+        return f"{operation}{using}{at}".strip() if operation or at else ""
+
+    @property
+    def which(self) -> str:
+        """Say which examples it takes; empty if that was not looked for."""
+        if not self.samples:
+            return ""
+        if len(self.samples) == self.of:
+            return f"the whole batch of {self.of}; no smaller part shows it" if self.of > 1 else "the only one"
+        listed = ", ".join(map(str, self.samples[:8])) + (", ..." if len(self.samples) > 8 else "")
+        return f"{listed} of {self.of} (counted from 0)"

@@ -1,0 +1,132 @@
+"""From a failing batch to the module, the operation and the examples."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from torchmend.live.forensics.findings import Cause, Localisation
+from torchmend.live.forensics.probing import Origin, Probe, is_bad
+from torchmend.live.forensics.rerun import Rerun, Shown
+
+MOST_RUNS = 40
+"""Runs of parts of a batch, at most."""
+
+FEW = 8
+"""Parts of so many examples are also tried without each one of them."""
+
+
+def localise(rerun: Rerun, *, loss_finite: bool = True, divides: bool = True) -> Localisation:
+    """Run a batch again under probes, and say where it went wrong.
+
+    Args:
+        rerun: The batch.
+        loss_finite: Whether the loss was finite in the step, or is not known.
+        divides: Whether the smallest part of the batch is looked for that still shows it.
+    """
+    rerun.restore()
+    probe = Probe(rerun.models, rerun.inputs())
+    shown = rerun.run(probe)
+    found = _found(rerun, probe, shown, loss_finite=loss_finite)
+    count = rerun.examples
+    if count < 2:
+        return replace(found, of=count)
+    if found.cause is Cause.INPUT:
+        return replace(found, samples=_rows(each for _, each in rerun.inputs()), of=count)
+    if shown.given:
+        given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
+        return replace(found, samples=given if len(given) < count else (), of=count)
+    if divides and shown and found.cause in (Cause.MODULE, Cause.LOSS):
+        return replace(found, samples=guilty_part(lambda part: _still(rerun, part, shown), count), of=count)
+    return replace(found, of=count)
+
+
+def _rows(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Return the places in the first dimension at which one of the tensors is not finite."""
+    found: set[int] = set()
+    for each in tensors:
+        if each.dim() and is_bad(each):
+            found.update(torch.nonzero(~each.isfinite().flatten(1).all(1) if each.dim() > 1 else ~each.isfinite()).flatten().tolist())
+    return tuple(sorted(found))
+
+
+def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool) -> Localisation:
+    after = probe.after
+    if shown.given:
+        value = "NaN"
+        return Localisation(cause=Cause.LOSS, module=after, backward=loss_finite, value=value)
+    if shown.tensors:
+        origins = [origin for origin in (probe.origin_of(each) for _, each in shown.tensors) if origin is not None]
+        real = [each for each in origins if not each.on_purpose] or origins
+        if real:
+            return _of(min(real, key=lambda each: each.number), after)
+        name = shown.tensors[0][0]
+        return Localisation(cause=Cause.UNKNOWN, backward=shown.backward, note=f"{name} is not finite")
+    if rerun.loss is None and not loss_finite:
+        return Localisation(cause=Cause.LOSS, module=after)
+    if shown.lacks_gradients:
+        note = "the models' outputs are finite; whether the loss code or their backward pass failed cannot be told"
+        return Localisation(cause=Cause.UNKNOWN, module=after, backward=True, note=f"{note} without Guard(loss=)")
+    return Localisation(cause=Cause.NOT_AGAIN)
+
+
+def _of(origin: Origin, after: str) -> Localisation:
+    place = origin.place
+    if origin.source:
+        kind, _, name = origin.source.partition(" ")
+        known = {each.value: each for each in (Cause.INPUT, Cause.PARAMETER, Cause.BUFFER)}
+        return Localisation(cause=known.get(kind, Cause.OUTSIDE), module=name if kind in known else "", value=origin.value)
+    return Localisation(
+        cause=Cause.MODULE if place.known else Cause.LOSS,
+        module=place.module or after,
+        kind=place.kind,
+        backward=origin.backward,
+        operation=origin.operation,
+        dtype=origin.dtype,
+        value=origin.value,
+        parameter=origin.parameter,
+        line=place.line,
+    )
+
+
+def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown) -> bool:
+    try:
+        again = rerun.run(samples=part)
+    except Exception:  # noqa: BLE001  # a model may refuse so few examples, in any way
+        return False
+    return bool(again) and again.backward == shown.backward
+
+
+def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[int, ...]:
+    """Find the smallest part of a batch that shows a failure; of it, those without which the whole batch does not.
+
+    Batch statistics need two examples or more, so that a guilty one may show nothing alone.
+
+    Args:
+        shows: Whether a part does.
+        count: Examples in the batch.
+
+    Returns:
+        Places of the examples, ascending; all of them where no part shows it.
+    """
+    part = _smallest_part(shows, tuple(range(count)))
+    if 1 < len(part) <= FEW and len(part) < count:
+        rest = {at: tuple(each for each in range(count) if each != at) for at in part}
+        return tuple(at for at in part if not shows(rest[at])) or part
+    return part
+
+
+def _smallest_part(shows: Callable[[tuple[int, ...]], bool], part: tuple[int, ...]) -> tuple[int, ...]:
+    runs = 0
+    while len(part) > 1 and runs < MOST_RUNS:
+        half = len(part) // 2
+        pieces = [part[:half], part[half:]]
+        if 2 < len(part) <= FEW:
+            pieces += [part[:at] + part[at + 1 :] for at in range(len(part))]
+        runs += len(pieces)
+        smaller = next((piece for piece in pieces if shows(piece)), None)
+        if smaller is None:
+            break
+        part = smaller
+    return part

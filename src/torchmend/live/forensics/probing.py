@@ -1,0 +1,305 @@
+"""Probes: every operation of a forward and a backward pass is looked at, and where damage comes from is followed.
+
+Legend: a storage is the memory that a tensor and its views share; an origin is the operation that first wrote what is
+not finite into one, out of finite inputs.
+"""
+
+import bisect
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import torchmend
+from torchmend.live.forensics.batches import tensors_of
+from torchmend.live.guard.ownership import plain
+
+UNINITIALISED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_")
+"""Operations that hand out memory as it is."""
+
+MASKING = ("masked_fill", "full", "full_like", "new_full", "fill", "scalar_tensor", "lift_fresh", "constant_pad_nd")
+"""Operations by which code writes Inf on purpose, as into a mask."""
+
+_CASTS = ("_to_copy", "t", "detach", "transpose", "view", "alias")
+"""Operations after which a parameter is still itself."""
+
+_LIBRARIES = str(Path(torch.__file__).parent), str(Path(torchmend.__file__).parent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an operation ran.
+
+    Args:
+        module: The innermost module that was under way, by name; empty in code outside of all modules.
+        kind: Its class.
+        known: Whether it is one of the model's.
+        line: "model.py:12", the nearest line of code that is not torch's; empty where there is none.
+    """
+
+    module: str = ""
+    kind: str = ""
+    known: bool = False
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What first wrote a value that is not finite into a storage.
+
+    Args:
+        number: Of the operation, counted through; 0 for what was there before any.
+        place: Where it ran; in a backward pass where its forward operation did.
+        operation: Its name, as torch's operators are called ("div", "native_batch_norm"); empty where torch saw none.
+        dtype: Of what it wrote ("float16").
+        value: "NaN", "Inf" or "-Inf".
+        backward: Whether it ran in a backward pass.
+        parameter: A parameter that took part, by name; empty if none did.
+        source: For what was there before: "input", "parameter" or "buffer" with its name, or "a tensor from outside".
+        on_purpose: Whether it may be a mask.
+    """
+
+    number: int = 0
+    place: Place = Place()
+    operation: str = ""
+    dtype: str = ""
+    value: str = "NaN"
+    backward: bool = False
+    parameter: str = ""
+    source: str = ""
+    on_purpose: bool = False
+
+
+class Probe(TorchDispatchMode):
+    """Looks at what each operation puts out, while it is entered; reads from the device each time.
+
+    Args:
+        models: To name modules, parameters and buffers by.
+        inputs: Tensors that come from outside, with their names.
+
+    Attributes:
+        after: The last module that ended inside of the outermost one, by name.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], inputs: Iterable[tuple[str, Tensor]]) -> None:
+        super().__init__()
+        self.after = ""
+        self._names = _names_of(models)
+        self._sources = {
+            **{_storage(each): f"input {name}" for name, each in inputs if _is_looked_at(each)},
+            **{_storage(each): f"buffer {name}" for name, each in _named(models, "named_buffers")},
+            **{_storage(each): f"parameter {name}" for name, each in _named(models, "named_parameters")},
+        }
+        self._buffers = {_storage(each) for _, each in _named(models, "named_buffers") if not is_bad(each)}
+        self._parameters = {_storage(each): name for name, each in _named(models, "named_parameters")}
+        self._stack: list[tuple[nn.Module, str]] = []
+        self._origins: dict[int, tuple[Origin, Tensor]] = {}
+        self._marks: tuple[list[int], list[Place]] = ([], [])
+        self._handles: list[Any] = []
+        self._count = 0
+        self._latest = ""
+        self._in_backward = False
+
+    def __enter__(self) -> Self:
+        self._handles = [
+            register_module_forward_pre_hook(self._before_module),
+            register_module_forward_hook(self._after_module, always_call=True),
+        ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        while self._handles:
+            self._handles.pop().remove()
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """Take operations for those of a backward pass, meanwhile."""
+        self._in_backward = True
+        try:
+            yield
+        finally:
+            self._in_backward = False
+
+    # Modules
+
+    def _before_module(self, module: nn.Module, _: Any) -> None:
+        names = self._names.get(id(module), ())
+        around = next((f"{name}." for _, name in reversed(self._stack) if name), "")
+        name = next((each for each in names if each.startswith(around)), names[0] if names else "")
+        self._stack.append((module, name))
+
+    def _after_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Blame a module whose code no operation was seen of, such as a compiled kernel."""
+        place = self._place()
+        if self._stack and self._stack[-1][0] is module:
+            self._stack.pop()
+        if place.known:
+            self._latest, self.after = (place.module, self.after) if self._stack else ("", self._latest or place.module)
+        before = self._origins_in(inputs)
+        own = [each for each in module._buffers.values() if each is not None and _storage(each) in self._buffers]
+        for each in _looked_at((output, own)):
+            if _storage(each) not in self._origins and is_bad(each):
+                self._note(each, place, "", before, _looked_at(inputs))
+
+    def _place(self) -> Place:
+        if self._in_backward and not self._stack:
+            return self._place_of_node()
+        line = _users_line()
+        if not self._stack:
+            return Place(line=line)
+        module, name = self._stack[-1]
+        known = id(module) in self._names
+        return Place(module=name or type(module).__name__, kind=type(module).__name__, known=known, line=line)
+
+    def _place_of_node(self) -> Place:
+        """Return where the forward operation ran that the present node of the backward pass belongs to."""
+        node = torch._C._current_autograd_node()
+        number = node._sequence_nr() if node is not None else sys.maxsize
+        numbers, places = self._marks
+        at = bisect.bisect_left(numbers, number)
+        return places[at] if at < len(places) else Place()
+
+    # Operations
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._count += 1
+        place = self._place()
+        if self._stack or not self._in_backward:  # numbers only grow, and a node has its before its operation runs
+            self._marks[0].append(torch.autograd._get_sequence_nr() - 1)  # type: ignore[attr-defined]
+            self._marks[1].append(place)
+        kwargs = kwargs or {}
+        inputs = _looked_at((args, kwargs))
+        mutates = func._schema.is_mutable
+        before = self._origins_in(inputs) if mutates else []
+        output = func(*args, **kwargs)
+        name = func._schema.name.partition("::")[2]
+        if name in _CASTS and inputs and isinstance(output, Tensor) and _storage(inputs[0]) in self._parameters:
+            self._parameters.setdefault(_storage(output), self._parameters[_storage(inputs[0])])
+        if name not in UNINITIALISED:
+            self._look(name, place, inputs, output, before if mutates else None)
+        return output
+
+    def _look(
+        self, name: str, place: Place, inputs: list[Tensor], output: Any, before: "list[Origin] | None"
+    ) -> None:
+        """Look at what an operation wrote; `before` are the origins in what it has overwritten, if it overwrites."""
+        storages = {_storage(each) for each in inputs}
+        silent = [each for each in inputs if _storage(each) in self._buffers]  # kernels do not say that they write these
+        written = [each for each in _looked_at(output) if before is not None or _storage(each) not in storages]
+        bad = [each for each in (*written, *silent) if is_bad(each)]
+        if bad:
+            others = [each for each in inputs if _storage(each) not in {_storage(x) for x in bad}]
+            found = before if before is not None else self._origins_in(others)
+            for each in bad:
+                self._note(each, place, name, found, inputs)
+                self._buffers.discard(_storage(each))
+
+    def _note(
+        self, tensor: Tensor, place: Place, name: str, found: Sequence[Origin], inputs: Sequence[Tensor]
+    ) -> None:
+        """Remember where a storage's damage comes from: from that in the inputs, or from this operation itself."""
+        value = _value_of(tensor)
+        real = [each for each in found if not each.on_purpose]
+        masks = [each for each in found if each.on_purpose] if value != "NaN" else []  # NaN out of a mask is made here
+        origin = min(real or masks, key=lambda each: each.number, default=None) or Origin(
+            number=self._count,
+            place=place,
+            operation=name.lstrip("_"),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            value=value,
+            backward=self._in_backward and not self._stack,
+            parameter=next((self._parameters[_storage(x)] for x in inputs if _storage(x) in self._parameters), ""),
+            on_purpose=value != "NaN" and name.rstrip("_") in MASKING,
+        )
+        self._origins[_storage(tensor)] = origin, tensor  # held, so that its memory is not another's meanwhile
+
+    def origin_of(self, tensor: Tensor) -> Origin | None:
+        """Return where the damage in a tensor comes from; None for a finite one."""
+        if not is_bad(tensor):
+            return None
+        at = _storage(tensor)
+        if at not in self._origins:
+            value = _value_of(tensor)
+            source = self._sources.get(at, "a tensor from outside")
+            is_mask = value == "-Inf" and not source.startswith("parameter")
+            self._origins[at] = Origin(value=value, source=source, on_purpose=is_mask), tensor
+        return self._origins[at][0]
+
+    def _origins_in(self, tree: Any) -> list[Origin]:
+        return [found for found in map(self.origin_of, _looked_at(tree)) if found is not None]
+
+
+def is_bad(tensor: Tensor) -> bool:
+    """Return whether a tensor holds what is not finite. Reads from the device."""
+    return _is_looked_at(tensor) and not all(map(math.isfinite, _bounds(tensor)))
+
+
+def _bounds(tensor: Tensor) -> tuple[float, float]:
+    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    low, high = torch.aminmax(real if real.element_size() > 1 else real.float())
+    return float(low), float(high)
+
+
+def _value_of(tensor: Tensor) -> str:
+    low, high = _bounds(tensor)
+    if math.isnan(low):
+        return "NaN"
+    return "Inf" if high == math.inf else "-Inf"
+
+
+def _is_looked_at(tensor: Tensor) -> bool:
+    """Return whether values of a tensor can be read here: of a number type, dense, not empty, of no strange class."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+        and (tensor.is_floating_point() or tensor.is_complex())
+        and tensor.layout is torch.strided
+        and tensor.device.type != "meta"
+        and not tensor.is_nested
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and tensor.numel() > 0
+    )
+
+
+def _looked_at(tree: Any) -> list[Tensor]:
+    return [each for each in tensors_of(tree) if _is_looked_at(each)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _named(models: Sequence[nn.Module], what: str) -> Iterator[tuple[str, Tensor]]:
+    for model in models:
+        for name, each in getattr(model, what)():
+            if _is_looked_at(each):
+                yield plain(name), each
+
+
+def _names_of(models: Sequence[nn.Module]) -> Mapping[int, tuple[str, ...]]:
+    """Return all names of each module; a shared one has several, a model that of its class."""
+    names: dict[int, tuple[str, ...]] = {}
+    for model in models:
+        for path, module in model.named_modules(remove_duplicate=False):
+            names[id(module)] = *names.get(id(module), ()), plain(path) or type(module).__name__
+    return names
+
+
+def _users_line() -> str:
+    """Return the nearest line on the stack that is neither torch's nor ours; empty where ours comes first."""
+    frame = sys._getframe(3)  # of what called the probe
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(_LIBRARIES[0]):
+            return "" if path.startswith(_LIBRARIES[1]) else f"{Path(path).name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

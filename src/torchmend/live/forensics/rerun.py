@@ -1,0 +1,171 @@
+"""One batch run again, forward and backward, from the state in which it failed."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmend.live.forensics.batches import examples_in, taken, tensors_of
+from torchmend.live.forensics.calls import Call
+from torchmend.live.forensics.probing import Origin, Probe, is_bad
+from torchmend.live.guard.ownership import plain
+
+Loss = Callable[[Any, Any], Tensor]
+"""Takes the model, or a list of them if there are several, and a batch; returns the loss, without the scaler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a run showed.
+
+    Args:
+        backward: Whether the forward pass was sound, and the backward pass was not.
+        tensors: Those that are not finite, with their names.
+        given: Whether the gradients that came in from behind the models were not finite already.
+        outputs: Whether anything came out of the forward pass of which gradients are taken.
+    """
+
+    backward: bool = False
+    tensors: tuple[tuple[str, Tensor], ...] = ()
+    given: bool = False
+    lacks_gradients: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors) or self.given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rerun:
+    """A batch that can be run again: by what the models were called with, or by the loss as a whole.
+
+    Args:
+        models: Without wrappers.
+        calls: Of the models, oldest first; at least one.
+        restore: Puts buffers back to where they were before the step.
+        loss: Makes the loss; None runs the calls alone.
+        batch: What the loss is made of.
+        scale: The scaler's factor.
+    """
+
+    models: Sequence[nn.Module]
+    calls: Sequence[Call]
+    restore: Callable[[], None]
+    loss: Loss | None = None
+    batch: Any = None
+    scale: float = 1.0
+
+    @property
+    def examples(self) -> int:
+        """How many examples the batch has; 0 where the calls do not agree, or nothing can be divided."""
+        sizes = {examples_in(self.batch)} if self.loss is not None else {examples_in(each.inputs) for each in self.calls}
+        return sizes.pop() if len(sizes) == 1 else 0
+
+    def inputs(self) -> list[tuple[str, Tensor]]:
+        """Return what comes from outside, named."""
+        if self.loss is not None:
+            return [(f"{at}", each) for at, each in enumerate(tensors_of(self.batch))]
+        found = []
+        for call in self.calls:
+            where = f"{call.name or 'model'}"
+            found += [(f"{at} of {where}", each) for at, each in enumerate(tensors_of(call.arguments))]
+            for key, value in call.keywords.items():
+                found += [(f"{key} of {where}", each) for each in tensors_of(value)]
+        return found
+
+    def run(self, probe: Probe | None = None, samples: Sequence[int] | None = None) -> Shown:
+        """Run forward, and backward if that was sound.
+
+        Args:
+            probe: Looks at every operation.
+            samples: Which examples; all by default.
+        """
+        self.restore()
+        self.calls[0].rng.restore()
+        sound = {id(each) for model in self.models for each in model.buffers() if not is_bad(each)}
+        with torch.enable_grad():
+            outputs = self._with_loss(probe, samples) if self.loss is not None else self._forward(probe, samples)
+            bad = [(name, each) for name, each, _ in outputs if _is_damage(each, probe)]
+            for model in self.models:
+                bad += [(plain(n), each) for n, each in model.named_buffers() if id(each) in sound and is_bad(each)]
+            if bad:
+                return Shown(tensors=tuple(bad))
+            return self._backward(probe, outputs)
+
+    def _with_loss(self, probe: Probe | None, samples: Sequence[int] | None) -> "list[_Output]":
+        batch = self.batch if samples is None else taken(self.batch, samples, self.examples)
+        models = self.models[0] if len(self.models) == 1 else list(self.models)
+        assert self.loss is not None
+        with self.calls[0].autocast.again(), probe or nullcontext():
+            loss = self.loss(models, batch)
+        return [("the loss", loss, torch.full_like(loss, self.scale))]
+
+    def _forward(self, probe: Probe | None, samples: Sequence[int] | None) -> "list[_Output]":
+        outputs: list[_Output] = []
+        for call in self.calls:
+            count = self.examples
+            arguments, keywords = call.inputs if samples is None else taken(call.inputs, samples, count)
+            given = iter(call.with_gradients)
+            arguments, keywords = _with_gradients((arguments, keywords), given)
+            if samples is None:
+                call.rng.restore()
+            with call.autocast.again(), probe or nullcontext():
+                output = call.module(*arguments, **keywords)
+            found = [each for each in tensors_of(output) if each.requires_grad]
+            others = [each for each in tensors_of(output) if not each.requires_grad]
+            for at, each in enumerate(found):
+                gradient = call.out_gradients.get(at) if len(found) == call.outputs else None
+                if gradient is not None and samples is not None:
+                    gradient = taken(gradient, samples, count)
+                fits = gradient is not None and gradient.shape == each.shape
+                outputs.append((f"output of {call.name or 'the model'}", each, gradient if fits else None))
+            outputs += [(f"output of {call.name or 'the model'}", each, None) for each in others]
+        return outputs
+
+    def _backward(self, probe: Probe | None, outputs: "list[_Output]") -> Shown:
+        known = [(each, gradient) for _, each, gradient in outputs if gradient is not None and each.requires_grad]
+        if not known:
+            return Shown(backward=True, lacks_gradients=True)
+        if any(is_bad(gradient) for _, gradient in known):
+            return Shown(backward=True, given=True)
+        named = {id(p): (plain(n), p) for m in self.models for n, p in m.named_parameters() if p.requires_grad}
+        parameters = list(named.values())
+        with probe.backward() if probe else nullcontext(), probe or nullcontext():
+            gradients = torch.autograd.grad(
+                [each for each, _ in known],
+                [each for _, each in parameters],
+                [gradient.to(each.dtype) for each, gradient in known],
+                allow_unused=True,
+            )
+        bad = [
+            (name, gradient)
+            for (name, _), gradient in zip(parameters, gradients, strict=True)
+            if gradient is not None and is_bad(gradient)
+        ]
+        return Shown(backward=True, tensors=tuple(bad))
+
+
+_Output = tuple[str, Tensor, Tensor | None]
+"""Its name, the tensor, and its gradient if that is known."""
+
+
+def _with_gradients(tree: Any, flags: Any) -> Any:
+    """Return a tree whose tensors take gradients where the flags, in order, say so."""
+    from torch.utils._pytree import tree_map_only
+
+    def flagged(tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_().clone() if next(flags, False) else tensor
+
+    return tree_map_only(Tensor, flagged, tree)
+
+
+def _is_damage(tensor: Tensor, probe: Probe | None) -> bool:
+    """Return whether an output is damaged: -Inf may be a mask, and so may Inf of which the probe says so."""
+    if not is_bad(tensor):
+        return False
+    if probe is None:
+        return bool(tensor.isnan().any()) or bool((tensor == float("inf")).any())
+    origin: Origin | None = probe.origin_of(tensor)
+    return origin is not None and not origin.on_purpose

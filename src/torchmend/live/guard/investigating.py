@@ -1,0 +1,172 @@
+"""A step that went wrong, investigated: its batch is run again under probes, and everything is put back after it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from torchmend.live.forensics.calls import Recorder
+from torchmend.live.forensics.findings import Cause, Localisation
+from torchmend.live.forensics.incidents import Incident
+from torchmend.live.forensics.localising import localise
+from torchmend.live.forensics.rerun import Loss, Rerun
+from torchmend.live.forensics.rng import rng_kept
+from torchmend.live.guard.buffers import BufferStore
+from torchmend.live.guard.decisions import Action, Decision, Observation
+from torchmend.live.guard.ownership import inner_model, plain
+from torchmend.live.guard.ranks import gathered, trained_together, worst
+from torchmend.live.guard.transaction import Transaction
+from torchmend.live.rerunning import rerunning
+
+PAUSE = 50
+"""Steps until a fault with the same origin is investigated again."""
+
+MOST = 32
+"""Investigations in a run."""
+
+LEAST_REFUSED = 2
+"""Steps in a row that a GradScaler has to refuse, since single ones are its ordinary business."""
+
+
+class Investigator:
+    """Looks into steps that were refused; does nothing in others.
+
+    Args:
+        models: As the guard was given them.
+        transactions: Of all optimizers; filled when the guard is attached.
+        loss: Makes the loss of a model and a batch.
+
+    Attributes:
+        last: Where the last failure began, in words; empty if none was found.
+        recorder: Of what the models are called with.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], transactions: Sequence[Transaction], loss: Loss | None) -> None:
+        self._wrapped = models
+        self._models = [inner_model(each) for each in models]
+        self._transactions = transactions
+        self._loss = loss
+        self._seen: dict[str, int] = {}
+        self._count = 0
+        self.last = ""
+        self.recorder = Recorder(models, wants_gradients=loss is None)
+
+    def is_due(self, seen: Observation, decision: Decision, in_a_row: int) -> bool:
+        """Return whether a step is worth it: something in it is not finite, and it was not looked into lately."""
+        not_finite = seen.loss is not None and not math.isfinite(seen.loss)
+        if not (not_finite or seen.buffer or not seen.gradients_finite) or decision.action is Action.PROCEED:
+            return False
+        if seen.buffer and seen.buffers_finite and seen.gradients_finite and not not_finite:
+            return False  # a negative variance: probes see what is not finite
+        if decision.by_scaler and not seen.buffer and in_a_row < LEAST_REFUSED:
+            return False
+        last = self._seen.get(_key(seen))
+        return self._count < MOST and (last is None or seen.step - last >= PAUSE)
+
+    def investigate(self, seen: Observation, decision: Decision) -> Incident:
+        """Run the batch again, and say what was found. Everything is as it was before, at the end."""
+        self._seen[_key(seen)] = seen.step
+        self._count += 1
+        found = self._agreed(self._found(seen))
+        rank, localisation = found
+        if localisation.cause is not Cause.UNKNOWN:
+            how = f" ({localisation.how})" if localisation.how else ""
+            self.last = localisation.sentence + how
+        return Incident(
+            step=seen.step,
+            what=_what(seen),
+            undone=_undone(decision),
+            found=localisation,
+            rank=rank,
+        )
+
+    def _found(self, seen: Observation) -> Localisation:
+        calls = self.recorder.calls
+        if why := self._why_not(calls):
+            return Localisation(cause=Cause.UNKNOWN, note=why)
+        rerun = Rerun(
+            models=self._models,
+            calls=calls,
+            restore=self._restore,
+            loss=self._loss if self.recorder.batch is not None else None,
+            batch=self.recorder.batch,
+            scale=seen.scale,
+        )
+        finite = seen.loss is None or math.isfinite(seen.loss)
+        try:
+            with self._as_it_was():
+                return localise(rerun, loss_finite=finite, divides=not _shares_statistics(self._wrapped))
+        except Exception as error:  # noqa: BLE001  # the user's code may raise anything when it is run once more
+            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {error}")
+
+    def _why_not(self, calls: Sequence[Any]) -> str:
+        """Say why the batch cannot be run again; empty if it can. Ranks that share statistics all can, or none."""
+        why = ""
+        if not calls:
+            why = "the model's call was not seen, since it is not made through the model or its children"
+        elif not all(each.is_intact for each in calls):
+            why = "the batch was overwritten before it could be run again"
+        if _shares_statistics(self._wrapped) and worst(int(bool(why)), self._wrapped) and not why:
+            why = "another rank could not run its batch again"
+        return why
+
+    def _restore(self) -> None:
+        for transaction in self._transactions:
+            transaction.buffers.restore()
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        named = [(plain(name), module) for model in self._models for name, module in model.named_modules()]
+        now = BufferStore(named)
+        now.save()
+        devices = list({each.device for model in self._models for each in model.parameters()})
+        try:
+            with rerunning(), rng_kept(devices):
+                yield
+        finally:
+            now.restore()
+
+    def _agreed(self, found: Localisation) -> tuple[int | None, Localisation]:
+        """Return what the first rank found that found anything, with its number."""
+        every = gathered(found, self._wrapped)
+        if every is None:
+            return None, found
+        told = (at for at, each in enumerate(every) if each.cause not in (Cause.NOT_AGAIN, Cause.UNKNOWN))
+        rank = next(told, 0)
+        return rank, every[rank]
+
+
+def _key(seen: Observation) -> str:
+    return seen.origin or "the loss"
+
+
+def _shares_statistics(models: Sequence[nn.Module]) -> bool:
+    """Return whether a forward pass needs all ranks."""
+    return trained_together(models) and any(
+        isinstance(each, nn.SyncBatchNorm) for model in models for each in model.modules()
+    )
+
+
+def _what(seen: Observation) -> str:
+    """Say what the sensors saw."""
+    found = []
+    if seen.loss is not None and not math.isfinite(seen.loss):
+        found.append(f"the loss is {seen.loss:g}")
+    if seen.buffer:
+        found.append(f"the forward pass damaged {seen.buffer}")
+    if not seen.gradients_finite:
+        found.append(f"the gradient of {seen.gradient or 'another rank'} is not finite")
+    return "; ".join(found)
+
+
+def _undone(decision: Decision) -> str:
+    """Say what becomes of the step."""
+    if decision.by_scaler:
+        return "the GradScaler leaves the step out; buffers are as they were before it"
+    return {
+        Action.REFUSE: "the step did not happen: weights, buffers, optimizer and schedule are as they were before it",
+        Action.ROLL_BACK: "the run goes back to a snapshot",
+        Action.STOP: "the run is stopped; weights are as they were before this step",
+    }.get(decision.action, "nothing: the step does no harm, and counts")
