@@ -35,6 +35,10 @@ from torchmend.repairs.planning import Strategy
 
 if TYPE_CHECKING:
     from torchmend.live.compat import check_model_health, configure_bn_for_stability, sanitize_model_bn_stats
+    from torchmend.live.forensics.capsules import Capsules
+    from torchmend.live.forensics.findings import Cause, Localisation
+    from torchmend.live.forensics.incidents import Incident, Remedy
+    from torchmend.live.forensics.replaying import Replay, replay
     from torchmend.live.guard.clipping import By, Clip
     from torchmend.live.guard.decisions import Action, Decision
     from torchmend.live.guard.guard import Guard
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Action",
     "By",
+    "Capsules",
+    "Cause",
     "Clip",
     "Code",
     "ConvertOptions",
@@ -66,13 +72,17 @@ __all__ = [
     "FixResult",
     "Guard",
     "GuardOptions",
+    "Incident",
     "Layout",
+    "Localisation",
     "Measure",
     "Policy",
     "Recalibration",
+    "Remedy",
     "RepairError",
     "RepairPlan",
     "RepairResult",
+    "Replay",
     "Ring",
     "Role",
     "Rung",
@@ -97,6 +107,7 @@ __all__ = [
     "noise",
     "recalibrate",
     "repair",
+    "replay",
     "salvage",
     "sanitize_model_bn_stats",
     "save",
@@ -108,6 +119,13 @@ _NEED_TORCH = {
     "Action": "torchmend.live.guard.decisions",
     "Decision": "torchmend.live.guard.decisions",
     "By": "torchmend.live.guard.clipping",
+    "Capsules": "torchmend.live.forensics.capsules",
+    "Cause": "torchmend.live.forensics.findings",
+    "Incident": "torchmend.live.forensics.incidents",
+    "Localisation": "torchmend.live.forensics.findings",
+    "Remedy": "torchmend.live.forensics.incidents",
+    "Replay": "torchmend.live.forensics.replaying",
+    "replay": "torchmend.live.forensics.replaying",
     "Clip": "torchmend.live.guard.clipping",
     "Guard": "torchmend.live.guard.guard",
     "GuardOptions": "torchmend.live.guard.options",

@@ -18,6 +18,7 @@ from torchmend.cli.fix import fix
 from torchmend.cli.inspect import inspect
 from torchmend.cli.pick import pick
 from torchmend.cli.recalibrate import recalibrate
+from torchmend.cli.replay import replay
 from torchmend.cli.salvage import salvage
 from torchmend.cli.unfix import unfix
 from torchmend.cli.watch import watch
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (diagnose, fix, recalibrate, unfix, salvage, convert, inspect, compare, pick, watch, explain):
+for command in (diagnose, fix, recalibrate, unfix, salvage, convert, inspect, compare, pick, watch, replay, explain):
     app.command()(command)
 
 

@@ -1,20 +1,17 @@
 """`torchmend recalibrate`."""
 
 import shlex
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from torchmend.cli.common import Exit, complain, painter, progress_bar, say
+from torchmend.cli.common import Exit, painter, progress_bar, say
+from torchmend.cli.users_code import importing_from_here, made, named, need_torch, told_as_users
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.fixing import FixOptions, FixResult, carry_out
-from torchmend.facts.errors import TorchmendError, UserError
+from torchmend.facts.errors import UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.plans import Edit, Refusal, RepairPlan
 from torchmend.facts.tensors import Scalar, TensorRef
@@ -70,11 +67,12 @@ def recalibrate(
     """
     if (data is None) == (noise is None):
         raise typer.BadParameter("Give either --data or --noise.")
-    torchmend, files = _with_torch()
-    with _importing_from_here():
-        net = _made(model, "--model")
-        batches = torchmend.noise(_shape(noise)) if noise is not None else _made(data or "", "--data")
-        metric = _named(evaluate, "--evaluate") if evaluate else None
+    need_torch("recalibrate")
+    torchmend, files = import_module("torchmend"), import_module("torchmend.live.recalibrating.files")
+    with importing_from_here():
+        net = made(model, "--model")
+        batches = torchmend.noise(_shape(noise)) if noise is not None else made(data or "", "--data")
+        metric = named(evaluate, "--evaluate") if evaluate else None
         job = _Job(
             files,
             net,
@@ -113,7 +111,7 @@ class _Job:
     def plan(self, before: Diagnosis, source: FileSource, _: dict[str, FileSource]) -> RepairPlan:
         """Load, recalibrate, and say what that changes in the file, and which damage it leaves."""
         named = self._files.load(self._model, source, before.main)
-        with _told_as_users("Running the model"):
+        with told_as_users("Running the model"):
             self.done = self._run()
         edits, refused = self._files.edits(self._model, self.done, named, source.pinned)
         return RepairPlan(
@@ -137,86 +135,6 @@ def _why_left(about: TensorRef | Scalar, main: str) -> str:
     if isinstance(about, TensorRef) and about.role.is_statistic and about.container != main:
         return "it is not in the model that was run; `torchmend fix` is for the others in the file"
     return "only running statistics are recalibrated; `torchmend fix` is for the rest"
-
-
-# The user's code
-
-
-@contextmanager
-def _told_as_users(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a UserError, after its traceback; so does leaving by `sys.exit`.
-
-    Args:
-        what: Was being done.
-    """
-    try:
-        yield
-    except TorchmendError:
-        raise
-    except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == Exit.TERMINATED:
-            raise
-        complain("".join(traceback.format_exception(error)))
-        raise UserError(
-            f"{what} failed with {type(error).__name__}: {error}. The traceback above says where. Nothing was written."
-        ) from error
-
-
-def _with_torch() -> tuple[Any, Any]:
-    """Import what needs PyTorch; raise UserError where there is none."""
-    try:
-        return import_module("torchmend"), import_module("torchmend.live.recalibrating.files")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise UserError(
-            "recalibrate runs the model and needs PyTorch, which is not installed: pip install torch"
-        ) from None
-
-
-@contextmanager
-def _importing_from_here() -> Iterator[None]:
-    """Let modules of the present folder be imported, as `python -m` does."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def _named(spec: str, option: str) -> Any:
-    """Import what `pkg.module:name` names; raise UserError if it is not there."""
-    module, _, name = spec.partition(":")
-    if not name or not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
-        raise UserError(
-            f"{option} is {spec!r}. Give module and name, such as mypackage.models:make_model, not the path of a file."
-        )
-    with _told_as_users(f"{option} {spec}: importing {module}"):
-        try:
-            found = import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-                raise UserError(f"{option} {spec}: importing {module} failed: {error}.") from error
-            raise UserError(
-                f"{option} {spec}: there is no module {error.name}. "
-                "Run this where it can be imported from, or install it."
-            ) from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UserError(f"{option} {spec}: {module} has no {name}.")
-        found = getattr(found, part)
-    return found
-
-
-def _made(spec: str, option: str) -> Any:
-    """Call the function or class that is named for what it makes; a model or batches are taken as they are."""
-    given = _named(spec, option)
-    is_ready = hasattr(given, "state_dict") or hasattr(given, "__iter__")
-    if not (isinstance(given, type) or (callable(given) and not is_ready)):
-        return given
-    with _told_as_users(f"{option} {spec}: calling it without arguments"):
-        return given()
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -92,12 +92,12 @@ class Injection:
             raise UserError(f"A fault cannot be planted into a tensor of {tensor.dtype}. Plant it elsewhere.")
         fault = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         fault.view(-1)[0] = self._value(tensor)
-        self.planted += 1
+        self.planted += not is_rerun()
         return tensor + fault  # a sum lets the fault through to the gradients, as a real one does
 
     def _plant(self, tensor: Tensor) -> None:
         tensor[(0,) * tensor.dim()] = self._value(tensor)
-        self.planted += 1
+        self.planted += not is_rerun()
 
     def _value(self, tensor: Tensor) -> float:
         if self._fault is Fault.LARGE:

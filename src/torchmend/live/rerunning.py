@@ -1,7 +1,9 @@
-"""Whether a batch is being run again at the moment: hooks that count or record steps rest then."""
+"""Whether a batch is being run again at the moment: hooks that count or record steps rest then, and nothing is compiled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 _reruns = 0  # tracers can follow a number, and no context variable
 
@@ -12,7 +14,8 @@ def rerunning() -> Iterator[None]:
     global _reruns  # noqa: PLW0603  # hooks on any thread ask
     _reruns += 1
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):  # what is compiled hides its operations
+            yield
     finally:
         _reruns -= 1
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmend.live.forensics.batches import detached, tensors_of
 from torchmend.live.forensics.rng import RngState
 from torchmend.live.guard.ownership import inner_model, is_traced
-from torchmend.live.guard.wrapping import EagerHook, Wrapping
+from torchmend.live.guard.wrapping import Hook, Wrapping
 
 MOST_CALLS = 16
 """Calls of one step that are kept; of more, the last."""
@@ -129,10 +129,14 @@ class Recorder:
         """What was called since the last verdict, oldest first."""
         return list(self._calls)
 
-    def forget(self) -> None:
-        """Keep nothing of what came so far, after its verdict."""
+    def end(self) -> None:
+        """Take note of a verdict: keep nothing of what came before, and see to it that the next calls are seen."""
         if not (self._calls or self._was_called):
             self._watch_children()
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing of what came so far."""
         self._calls, self._open, self.batch = [], [], None
 
     def _watch_children(self) -> None:
@@ -145,13 +149,13 @@ class Recorder:
         def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             self._before(name, module, arguments, keywords)
 
-        hook = module.register_forward_pre_hook(EagerHook(before), with_kwargs=True, prepend=True)
+        hook = module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True)
         self._wrapping.hook(hook)
-        self._wrapping.hook(module.register_forward_hook(EagerHook(self._after), always_call=True))
+        self._wrapping.hook(module.register_forward_hook(Hook(self._after), always_call=True))
 
     def _before(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if not module.training or not torch.is_grad_enabled() or is_traced():
-            return
+        if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled() or is_traced():
+            return  # what is compiled in place is not seen: a break in its graph would cost every step
         self._open.append(module)
         if len(self._open) > 1:
             return
@@ -172,7 +176,7 @@ class Recorder:
         self._calls = [*self._calls[1 - MOST_CALLS :], call]
 
     def _after(self, module: nn.Module, _: Any, output: Any) -> None:
-        if not self._open or self._open[-1] is not module:
+        if torch.compiler.is_compiling() or not self._open or self._open[-1] is not module:
             return
         self._open.pop()
         if self._open or not self._wants_gradients or not self._calls:
@@ -184,7 +188,7 @@ class Recorder:
             call.too_large = True
             return
         for at, each in enumerate(found):
-            each.register_hook(EagerHook(_keeping(weakref.ref(call), at)))  # type: ignore[no-untyped-call]
+            each.register_hook(Hook(_keeping(weakref.ref(call), at)))  # type: ignore[no-untyped-call]
 
 
 def _keeping(call: "weakref.ref[Call]", at: int) -> Callable[[Tensor], None]:

@@ -1,7 +1,8 @@
 """What a localisation found: where it began, in which direction, with which examples."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Cause(StrEnum):
@@ -58,6 +59,10 @@ class Localisation:
     samples: tuple[int, ...] = ()
     of: int = 0
     note: str = ""
+
+    def data(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**asdict(self), "cause": self.cause.value, "samples": list(self.samples), "sentence": self.sentence}
 
     @property
     def sentence(self) -> str:

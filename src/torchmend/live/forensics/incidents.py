@@ -1,5 +1,6 @@
 """What a stranger reads when a step went wrong: what, where, which example, what was undone, what to change."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ class Incident:
         advice: What to change where nothing was tried, in words; empty if nothing is known.
         rank: The process on which it happened; None where there is one alone.
         capsule: The folder that holds everything to replay it; empty if none was written.
+        loss: As it was told; None if it was not.
     """
 
     step: int
@@ -42,6 +44,7 @@ class Incident:
     advice: str = ""
     rank: int | None = None
     capsule: str = ""
+    loss: float | None = None
 
     def __str__(self) -> str:
         """Say it in less than fifteen lines."""
@@ -63,22 +66,10 @@ class Incident:
 
     def data(self) -> dict[str, Any]:
         """Return it as plain data."""
-        found = self.found
         return {
-            "cause": found.cause.value,
-            "module": found.module,
-            "kind": found.kind,
-            "backward": found.backward,
-            "operation": found.operation,
-            "dtype": found.dtype,
-            "value": found.value,
-            "parameter": found.parameter,
-            "line": found.line,
-            "samples": list(found.samples),
-            "of": found.of,
-            "note": found.note,
-            "sentence": found.sentence,
+            **self.found.data(),
             "remedies": [{"change": each.change, "helped": each.helped} for each in self.remedies],
             "advice": self.advice,
             "capsule": self.capsule,
+            "loss_finite": self.loss is None or math.isfinite(self.loss),
         }

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
-from torchmend.live.forensics.calls import Recorder
+from torchmend.live.forensics.calls import Call, Recorder
+from torchmend.live.forensics.capsules import Capsules, CapsuleWriter
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Incident
 from torchmend.live.forensics.localising import localise
-from torchmend.live.forensics.rerun import Loss, Rerun
+from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Action, Decision, Observation
+from torchmend.live.guard.options import GuardOptions
 from torchmend.live.guard.ownership import inner_model, plain
 from torchmend.live.guard.ranks import gathered, trained_together, worst
 from torchmend.live.guard.transaction import Transaction
@@ -36,22 +38,28 @@ class Investigator:
     Args:
         models: As the guard was given them.
         transactions: Of all optimizers; filled when the guard is attached.
-        loss: Makes the loss of a model and a batch.
+        options: Of the guard.
 
     Attributes:
         last: Where the last failure began, in words; empty if none was found.
         recorder: Of what the models are called with.
     """
 
-    def __init__(self, models: Sequence[nn.Module], transactions: Sequence[Transaction], loss: Loss | None) -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        transactions: Sequence[Transaction],
+        options: GuardOptions,
+    ) -> None:
         self._wrapped = models
         self._models = [inner_model(each) for each in models]
         self._transactions = transactions
-        self._loss = loss
+        self._loss = options.loss
+        self._writer = CapsuleWriter(options.capsules) if isinstance(options.capsules, Capsules) else None
         self._seen: dict[str, int] = {}
         self._count = 0
         self.last = ""
-        self.recorder = Recorder(models, wants_gradients=loss is None)
+        self.recorder = Recorder(models, wants_gradients=options.loss is None)
 
     def is_due(self, seen: Observation, decision: Decision, in_a_row: int) -> bool:
         """Return whether a step is worth it: something in it is not finite, and it was not looked into lately."""
@@ -69,43 +77,45 @@ class Investigator:
         """Run the batch again, and say what was found. Everything is as it was before, at the end."""
         self._seen[_key(seen)] = seen.step
         self._count += 1
-        found = self._agreed(self._found(seen))
-        rank, localisation = found
-        if localisation.cause is not Cause.UNKNOWN:
-            how = f" ({localisation.how})" if localisation.how else ""
-            self.last = localisation.sentence + how
-        return Incident(
-            step=seen.step,
-            what=_what(seen),
-            undone=_undone(decision),
-            found=localisation,
-            rank=rank,
-        )
-
-    def _found(self, seen: Observation) -> Localisation:
         calls = self.recorder.calls
-        if why := self._why_not(calls):
-            return Localisation(cause=Cause.UNKNOWN, note=why)
-        rerun = Rerun(
+        why = self._why_not(calls)
+        rerun = self._rerun(calls, seen)
+        with self._as_it_was():
+            mine = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
+            rank, found = self._agreed(mine)
+            if found.cause is not Cause.UNKNOWN:
+                self.last = found.sentence + (f" ({found.how})" if found.how else "")
+            incident = Incident(
+                step=seen.step, what=_what(seen), undone=_undone(decision), found=found, rank=rank, loss=seen.loss
+            )
+            if why or self._writer is None or mine != found or self._writer.is_full:
+                return incident
+            self._restore()
+            return replace(incident, capsule=self._writer.write(rerun, incident))
+
+    def _rerun(self, calls: Sequence[Call], seen: Observation) -> Rerun:
+        batch = self.recorder.batch
+        return Rerun(
             models=self._models,
             calls=calls,
             restore=self._restore,
-            loss=self._loss if self.recorder.batch is not None else None,
-            batch=self.recorder.batch,
+            loss=self._loss if batch is not None else None,
+            batch=batch,
             scale=seen.scale,
         )
+
+    def _found(self, rerun: Rerun, seen: Observation) -> Localisation:
         finite = seen.loss is None or math.isfinite(seen.loss)
         try:
-            with self._as_it_was():
-                return localise(rerun, loss_finite=finite, divides=not _shares_statistics(self._wrapped))
-        except Exception as error:  # noqa: BLE001  # the user's code may raise anything when it is run once more
+            return localise(rerun, loss_finite=finite, divides=not _shares_statistics(self._wrapped))
+        except Exception as error:  # the user's code may raise anything when it is run once more
             return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {error}")
 
-    def _why_not(self, calls: Sequence[Any]) -> str:
+    def _why_not(self, calls: Sequence[Call]) -> str:
         """Say why the batch cannot be run again; empty if it can. Ranks that share statistics all can, or none."""
         why = ""
         if not calls:
-            why = "the model's call was not seen, since it is not made through the model or its children"
+            why = "the model's call was not seen: it is compiled in place, or not made through the model or its children"
         elif not all(each.is_intact for each in calls):
             why = "the batch was overwritten before it could be run again"
         if _shares_statistics(self._wrapped) and worst(int(bool(why)), self._wrapped) and not why:

@@ -68,7 +68,7 @@ class Judge:
         )
         self.evaluation = Evaluation(models, self.transactions, self.reservoir, self.recovery.forget, acts=acts)
         investigates = options.localise and not options.lazy
-        self.investigator = Investigator(models, self.transactions, options.loss) if investigates else None
+        self.investigator = Investigator(models, self.transactions, options) if investigates else None
         self.forward = SampledForward(
             models,
             chosen(options.sensors),
@@ -124,7 +124,7 @@ class Judge:
             return decision
         if self.investigator.is_due(seen, decision, in_a_row):
             decision = replace(decision, incident=self.investigator.investigate(seen, decision))
-        self.investigator.recorder.forget()
+        self.investigator.recorder.end()
         return decision
 
     def tell(self, findings: Sequence[Finding]) -> None:

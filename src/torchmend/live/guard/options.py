@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
+from torchmend.live.forensics.capsules import Capsules
 from torchmend.live.forensics.rerun import Loss
 from torchmend.live.guard.clipping import By, Clip
 from torchmend.live.guard.decisions import Decision
@@ -53,6 +54,8 @@ class GuardOptions:
             not with `lazy`, which knows too late.
         loss: A function of the model (a list of them, if the guard was given several) and of a batch, that returns the
             loss. With it, and with `observe(loss, batch)`, the loss code is localised as well, to the operation.
+        capsules: Where failing batches are kept with all that it takes to replay them: a folder, or `Capsules`. None
+            keeps none.
         on_decision: Told every decision but to proceed; may return another.
         log: A file that gets a line of JSON for each decision; appended to.
         writer: A TensorBoard `SummaryWriter`.
@@ -72,6 +75,7 @@ class GuardOptions:
     safe_optimizers: bool = False
     localise: bool = True
     loss: Loss | None = None
+    capsules: Capsules | str | os.PathLike[str] | None = None
     on_decision: Callback | None = None
     log: str | os.PathLike[str] | None = None
     writer: Any = None
@@ -79,6 +83,8 @@ class GuardOptions:
     def __post_init__(self) -> None:
         """Raise UserError for values without a meaning."""
         object.__setattr__(self, "sensors", chosen(self.sensors))
+        if isinstance(self.capsules, str | os.PathLike):
+            object.__setattr__(self, "capsules", Capsules(folder=self.capsules))
         for name, least in (("check_every", 0), ("sample_every", 1), ("reservoir", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")

@@ -1,0 +1,188 @@
+"""`torchmend.replay`: a capsule's batch run again, here, as it was and in wider types."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from torchmend.facts.errors import UserError
+from torchmend.live.forensics.calls import Autocast, Call
+from torchmend.live.forensics.findings import Cause, Localisation
+from torchmend.live.forensics.localising import localise
+from torchmend.live.forensics.reading import Capsule, read_capsule
+from torchmend.live.forensics.rerun import Loss, Rerun
+from torchmend.live.forensics.rng import rng_kept
+from torchmend.live.forensics.settings import as_set
+from torchmend.live.rerunning import rerunning
+
+WIDER = ("float32", "float64")
+NARROW = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What a replay showed.
+
+    Args:
+        then: What was found when the capsule was written.
+        now: What is found here.
+        wider: The same in "float32" and "float64", without autocast.
+        with_loss: Whether the loss code was run.
+    """
+
+    then: Localisation
+    now: Localisation
+    wider: dict[str, Localisation]
+    with_loss: bool
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the same kind of place failed, in the same module and pass."""
+        return _place(self.then) == _place(self.now)
+
+    @property
+    def by_precision(self) -> bool | None:
+        """Whether precision is the cause: in float64 it does not fail, or only where code casts to less by itself.
+
+        None where it does not fail here, or in code that was not run.
+        """
+        if self.now.cause in (Cause.NOT_AGAIN, Cause.UNKNOWN) or (self.now.cause is Cause.LOSS and not self.with_loss):
+            return None
+        return self.wider["float64"].cause is Cause.NOT_AGAIN or self._casts_itself
+
+    @property
+    def _casts_itself(self) -> bool:
+        return self.wider["float64"].dtype in NARROW
+
+    def data(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "reproduced": self.reproduced,
+            "by_precision": self.by_precision,
+            "then": self.then.data(),
+            "now": self.now.data(),
+            **{name: found.data() for name, found in self.wider.items()},
+            "conclusion": self.conclusion,
+        }
+
+    def __str__(self) -> str:
+        """Say it in some lines."""
+        lines = [f"then     {self.then.sentence}", f"here     {self.now.sentence}"]
+        lines += [f"{key:<9}{text}" for key, text in (("how", self.now.how), ("examples", self.now.which)) if text]
+        for name, found in self.wider.items():
+            lines.append(f"{name:<9}{'it does not happen' if found.cause is Cause.NOT_AGAIN else found.sentence}")
+        return "\n".join([*lines, f"so       {self.conclusion}"])
+
+    @property
+    def conclusion(self) -> str:
+        """What follows, in a sentence."""
+        if not self.reproduced:
+            return "not reproduced: another torch, another device, or something that the capsule does not hold"
+        if self.by_precision is None:
+            return "reproduced; give the loss (--loss) to see where in it, and whether precision is the cause"
+        if self._casts_itself:
+            return f"reproduced; precision is the cause: the code itself casts to {self.wider['float64'].dtype}"
+        if self.by_precision:
+            enough = "float32" if self.wider["float32"].cause is Cause.NOT_AGAIN else "float64"
+            return f"reproduced; precision is the cause: in {enough} it does not happen"
+        return "reproduced; precision is not the cause: it happens in float64 as well"
+
+
+def _place(found: Localisation) -> tuple[Cause, str, bool]:
+    return found.cause, found.module, found.backward
+
+
+def replay(
+    capsule: str | Path,
+    model: nn.Module | Sequence[nn.Module],
+    loss: Loss | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Replay:
+    """Run a capsule's batch again, say where it fails, and whether it does in float32 and float64.
+
+    Args:
+        capsule: Its folder. Reading it runs nothing.
+        model: Made as it was trained, with any weights: the capsule's are loaded into it.
+        loss: A function of the model and the batch that returns the loss, as for `Guard(loss=)`. Without it the models'
+            calls are run again, and the gradients that came from behind them then.
+        checkpoint: Where weights come from that the capsule does not hold.
+        device: Where to run.
+
+    Raises:
+        FileError: The capsule is damaged.
+        UserError: It does not fit the model, or it is no capsule.
+    """
+    read = read_capsule(Path(capsule))
+    if not read.record["calls"]:
+        raise UserError(f"{capsule} holds no call of the model, so that nothing can be run again.")
+    where = torch.device(device)
+    models = [*model] if isinstance(model, Sequence) else [model]
+    for each in models:
+        each.to(where)
+    read.load_into(models, Path(checkpoint) if checkpoint is not None else None)
+    finite = read.record["incident"].get("loss_finite", True)
+    with as_set(read.record["settings"]):
+        now = _localised(rerun_of(read, models, where, loss), finite=finite)
+        wider = {name: _localised(_wider(read, models, where, loss, name), finite=True) for name in WIDER}
+    return Replay(then=read.found, now=now, wider=wider, with_loss=loss is not None)
+
+
+def rerun_of(read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None) -> Rerun:
+    """Return the batch of a capsule, to be run on models that it was loaded into."""
+    before = [(each, each.detach().clone()) for model in models for each in model.buffers()]
+
+    def restore() -> None:
+        for buffer, kept in before:
+            buffer.data.copy_(kept)
+
+    return Rerun(
+        models=models,
+        calls=read.calls(models, device),
+        restore=restore,
+        loss=loss,
+        batch=read.batch(device) if loss is not None else None,
+        scale=float(read.record["scale"]),
+    )
+
+
+def _localised(rerun: Rerun, *, finite: bool) -> Localisation:
+    with ExitStack() as stack:
+        stack.enter_context(rerunning())
+        stack.enter_context(rng_kept())
+        return localise(rerun, loss_finite=finite)
+
+
+def _wider(read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None, name: str) -> Rerun:
+    """Return the same batch in a wider type without autocast, on copies of the models."""
+    kind: torch.dtype = getattr(torch, name)
+    wide = [copy.deepcopy(model).to(kind) for model in models]
+    rerun = rerun_of(read, wide, device, loss)
+    return replace(
+        rerun, calls=[_widened(each, kind) for each in rerun.calls], batch=_cast(rerun.batch, kind)
+    )
+
+
+def _widened(call: Call, kind: torch.dtype) -> Call:
+    arguments, keywords = _cast(call.inputs, kind)
+    return replace(
+        call,
+        arguments=arguments,
+        keywords=keywords,
+        autocast=Autocast(device=call.autocast.device),
+        out_gradients=_cast(call.out_gradients, kind),
+    )
+
+
+def _cast(tree: Any, kind: torch.dtype) -> Any:
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(kind) if tensor.is_floating_point() else tensor
+
+    return tree_map_only(Tensor, cast, tree)
