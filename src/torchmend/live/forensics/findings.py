@@ -5,6 +5,10 @@ from enum import StrEnum
 from typing import Any
 
 
+FAR_LARGER = 1e3
+"""Times the largest number in other examples: what makes one stand out."""
+
+
 class Cause(StrEnum):
     """Where values that are not finite first came from."""
 
@@ -36,7 +40,8 @@ class Localisation:
             PARAMETER and BUFFER the name of the tensor.
         kind: The module's class; empty where there is none.
         backward: Whether it was made in the backward pass.
-        operation: torch's name of the operation ("div"); of a backward pass the one inside of it. Empty if unknown.
+        operation: torch's name of the operation ("div"); in a backward pass that whose slope was worked out. Empty if
+            unknown.
         dtype: In which it was made ("float16"); empty if unknown.
         value: "NaN", "Inf" or "-Inf".
         parameter: The parameter that took part, by name: names a child that is never called. Empty if none did.
@@ -45,6 +50,8 @@ class Localisation:
             was looked for.
         of: How many examples the batch has; 0 if unknown.
         note: What else has to be said.
+        largest: The largest magnitude in the numbers of those examples; 0.0 if it was not looked at.
+        usual: The largest in all others.
     """
 
     cause: Cause
@@ -59,6 +66,13 @@ class Localisation:
     samples: tuple[int, ...] = ()
     of: int = 0
     note: str = ""
+    largest: float = 0.0
+    usual: float = 0.0
+
+    @property
+    def is_out_of_range(self) -> bool:
+        """Whether numbers in the guilty examples are far larger than in any other."""
+        return self.largest >= FAR_LARGER * self.usual > 0
 
     def data(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -92,6 +106,7 @@ class Localisation:
     def how(self) -> str:
         """Say by which operation, and in which line; empty if neither is known."""
         operation = f"{self.operation} in {self.dtype}" if self.operation and self.dtype else self.operation
+        operation = f"the backward of {operation}" if self.backward and self.operation else operation
         using = f" with {self.parameter}" if self.parameter else ""
         at = f" at {self.line}" if self.line else ""
         return f"{operation}{using}{at}".strip() if operation or at else ""
@@ -104,4 +119,5 @@ class Localisation:
         if len(self.samples) == self.of:
             return f"the whole batch of {self.of}; no smaller part shows it" if self.of > 1 else "the only one"
         listed = ", ".join(map(str, self.samples[:8])) + (", ..." if len(self.samples) > 8 else "")
-        return f"{listed} of {self.of} (counted from 0)"
+        far = f", whose largest number is {self.largest:g}; in the others it is {self.usual:.3g}"
+        return f"{listed} of {self.of} (counted from 0){far if self.is_out_of_range else ''}"

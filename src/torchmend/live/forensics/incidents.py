@@ -2,9 +2,26 @@
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
+from torchmend.facts.codes import Code
 from torchmend.live.forensics.findings import Localisation
+from torchmend.rules.texts import TEXTS
+
+
+class Kind(StrEnum):
+    """Sorts of changes, the smallest first."""
+
+    SCALE = "scale"
+    """A smaller factor of the GradScaler."""
+    MODULE_IN_FLOAT32 = "module in float32"
+    OTHER_TYPE = "other type"
+    """Another type for the whole batch."""
+    OPERATION = "operation"
+    """An operation kept away from the edge of its domain."""
+    EXAMPLES = "examples"
+    """Examples left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,10 +29,12 @@ class Remedy:
     """A change that was tried on the failing batch.
 
     Args:
+        kind: What sort of change it is.
         change: What to change, as an order ("run encoder.fft in float32: torchmend.stabilise(...)").
         helped: Whether the batch went through with it.
     """
 
+    kind: Kind
     change: str
     helped: bool
 
@@ -29,8 +48,8 @@ class Incident:
         what: What was seen, in words.
         undone: What was done about it, in words.
         found: Where it comes from.
-        remedies: Changes that were tried on the batch, those that helped first.
-        advice: What to change where nothing was tried, in words; empty if nothing is known.
+        code: Of the cause, which `torchmend explain` has a page for; None where it is not known.
+        remedies: Changes that were tried on the batch, up to the first that helped.
         rank: The process on which it happened; None where there is one alone.
         capsule: The folder that holds everything to replay it; empty if none was written.
         loss: As it was told; None if it was not.
@@ -40,8 +59,8 @@ class Incident:
     what: str
     undone: str
     found: Localisation
+    code: Code | None = None
     remedies: tuple[Remedy, ...] = field(default=())
-    advice: str = ""
     rank: int | None = None
     capsule: str = ""
     loss: float | None = None
@@ -57,8 +76,9 @@ class Incident:
             ("examples", self.found.which),
             ("note", self.found.note),
             ("undone", self.undone),
-            ("change", change or self.advice),
-            ("no help", "" if change else "; ".join(tried)),
+            ("cause", f"{TEXTS[self.code].title} (torchmend explain {self.code.value})" if self.code else ""),
+            ("change", change or (TEXTS[self.code].remedy if self.code else "")),
+            ("no help", "; ".join(tried)),
             ("replay", f"torchmend replay {self.capsule}" if self.capsule else ""),
         ]
         on = f" on rank {self.rank}" if self.rank is not None else ""
@@ -68,8 +88,8 @@ class Incident:
         """Return it as plain data."""
         return {
             **self.found.data(),
-            "remedies": [{"change": each.change, "helped": each.helped} for each in self.remedies],
-            "advice": self.advice,
+            "remedies": [{"kind": each.kind.value, "change": each.change, "helped": each.helped} for each in self.remedies],
+            "code": self.code.value if self.code else None,
             "capsule": self.capsule,
             "loss_finite": self.loss is None or math.isfinite(self.loss),
         }

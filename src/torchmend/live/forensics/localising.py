@@ -11,10 +11,13 @@ from torchmend.live.forensics.probing import Origin, Probe, is_bad
 from torchmend.live.forensics.rerun import Rerun, Shown
 
 MOST_RUNS = 40
-"""Runs of parts of a batch, at most."""
+"""Runs of parts of a batch in the search of one group, at most."""
 
 FEW = 8
 """Parts of so many examples are also tried without each one of them."""
+
+MOST_GUILTY = 3
+"""Groups of guilty examples that are looked for."""
 
 
 def localise(rerun: Rerun, *, loss_finite: bool = True, divides: bool = True) -> Localisation:
@@ -38,8 +41,20 @@ def localise(rerun: Rerun, *, loss_finite: bool = True, divides: bool = True) ->
         given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
         return replace(found, samples=given if len(given) < count else (), of=count)
     if divides and shown and found.cause in (Cause.MODULE, Cause.LOSS):
-        return replace(found, samples=guilty_part(lambda part: _still(rerun, part, shown), count), of=count)
+        part, others = guilty_part(lambda part: _still(rerun, part, shown), count)
+        note = "other examples show it as well" if others else ""
+        largest, usual = _magnitudes(rerun, part) if len(part) < count else (0.0, 0.0)
+        return replace(found, samples=part, of=count, note=note, largest=largest, usual=usual)
     return replace(found, of=count)
+
+
+def _magnitudes(rerun: Rerun, part: tuple[int, ...]) -> tuple[float, float]:
+    """Return the largest magnitude in the numbers of some examples, and that in all others."""
+    count = rerun.examples
+    rest = [at for at in range(count) if at not in part]
+    given = [each for _, each in rerun.inputs() if each.is_floating_point() and each.dim() and len(each) == count]
+    both = [[each[rows].abs().max().item() for each in given if each.numel()] for rows in (list(part), rest)]
+    return max(both[0], default=0.0), max(both[1], default=0.0)
 
 
 def _rows(tensors: Iterable[Tensor]) -> tuple[int, ...]:
@@ -92,29 +107,41 @@ def _of(origin: Origin, after: str) -> Localisation:
 
 def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown) -> bool:
     try:
-        again = rerun.run(samples=part)
+        again = rerun.only(part).run()
     except Exception:  # noqa: BLE001  # a model may refuse so few examples, in any way
         return False
     return bool(again) and again.backward == shown.backward
 
 
-def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[int, ...]:
-    """Find the smallest part of a batch that shows a failure; of it, those without which the whole batch does not.
+def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[tuple[int, ...], bool]:
+    """Find the examples of a batch without which it does not show a failure.
 
-    Batch statistics need two examples or more, so that a guilty one may show nothing alone.
+    Batch statistics need two examples or more, so that a guilty one may show nothing alone: it is told from those
+    beside it by leaving out either.
 
     Args:
         shows: Whether a part does.
         count: Examples in the batch.
 
     Returns:
-        Places of the examples, ascending; all of them where no part shows it.
+        Places of the examples, ascending, all of them where no smaller part shows it; and whether the batch shows it
+        without them as well.
     """
-    part = _smallest_part(shows, tuple(range(count)))
-    if 1 < len(part) <= FEW and len(part) < count:
-        rest = {at: tuple(each for each in range(count) if each != at) for at in part}
-        return tuple(at for at in part if not shows(rest[at])) or part
-    return part
+    rest, guilty = tuple(range(count)), ()
+    for _ in range(MOST_GUILTY):
+        part = _smallest_part(shows, rest)
+        if len(part) == len(rest):
+            return (guilty, True) if guilty else (part, False)
+        if 1 < len(part) <= FEW:
+            part = tuple(at for at in part if not shows(_without(rest, (at,)))) or part
+        guilty, rest = tuple(sorted((*guilty, *part))), _without(rest, part)
+        if not shows(rest):
+            return guilty, False
+    return guilty, True
+
+
+def _without(part: tuple[int, ...], some: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(each for each in part if each not in some)
 
 
 def _smallest_part(shows: Callable[[tuple[int, ...]], bool], part: tuple[int, ...]) -> tuple[int, ...]:

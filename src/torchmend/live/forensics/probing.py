@@ -6,6 +6,7 @@ not finite into one, out of finite inputs.
 
 import bisect
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ MASKING = ("masked_fill", "full", "full_like", "new_full", "fill", "scalar_tenso
 
 _CASTS = ("_to_copy", "t", "detach", "transpose", "view", "alias")
 """Operations after which a parameter is still itself."""
+
+_WORD = re.compile("([A-Z])")
 
 _LIBRARIES = str(Path(torch.__file__).parent), str(Path(torchmend.__file__).parent)
 
@@ -58,7 +61,8 @@ class Origin:
     Args:
         number: Of the operation, counted through; 0 for what was there before any.
         place: Where it ran; in a backward pass where its forward operation did.
-        operation: Its name, as torch's operators are called ("div", "native_batch_norm"); empty where torch saw none.
+        operation: Its name, as torch's operators are called ("div", "native_batch_norm"); in a backward pass that of the
+            operation whose slope is worked out. Empty where torch saw none.
         dtype: Of what it wrote ("float16").
         value: "NaN", "Inf" or "-Inf".
         backward: Whether it ran in a backward pass.
@@ -169,6 +173,11 @@ class Probe(TorchDispatchMode):
         at = bisect.bisect_left(numbers, number)
         return places[at] if at < len(places) else Place()
 
+    def _node_name(self) -> str:
+        """Return whose slope is being worked out ("sqrt", for SqrtBackward0); empty outside of backward passes."""
+        node = torch._C._current_autograd_node() if self._in_backward and not self._stack else None
+        return "" if node is None else _WORD.sub(r"_\1", node.name().partition("Backward")[0]).lower().lstrip("_")
+
     # Operations
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -182,7 +191,7 @@ class Probe(TorchDispatchMode):
         mutates = func._schema.is_mutable
         before = self._origins_in(inputs) if mutates else []
         output = func(*args, **kwargs)
-        name = func._schema.name.partition("::")[2]
+        name = self._node_name() or func._schema.name.partition("::")[2]
         if name in _CASTS and inputs and isinstance(output, Tensor) and _storage(inputs[0]) in self._parameters:
             self._parameters.setdefault(_storage(output), self._parameters[_storage(inputs[0])])
         if name not in UNINITIALISED:

@@ -47,7 +47,8 @@ class Capsule:
             **{
                 name: incident[name]
                 for name in (
-                    "module", "kind", "backward", "operation", "dtype", "value", "parameter", "line", "of", "note",
+                    "module", "kind", "backward", "operation", "dtype", "value", "parameter", "line", "of", "note", "largest",
+                    "usual",
                 )
             },
         )  # fmt: skip

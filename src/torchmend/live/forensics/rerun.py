@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from torchmend.live.forensics.batches import examples_in, taken, tensors_of
 from torchmend.live.forensics.calls import Call
@@ -63,6 +64,36 @@ class Rerun:
         sizes = {examples_in(self.batch)} if self.loss is not None else {examples_in(each.inputs) for each in self.calls}
         return sizes.pop() if len(sizes) == 1 else 0
 
+    def with_scale(self, scale: float) -> Self:
+        """Return the same batch with another factor on its gradients."""
+        by = scale / self.scale
+        calls = [
+            replace(call, out_gradients={at: each * by for at, each in call.out_gradients.items()}) for call in self.calls
+        ]
+        return replace(self, scale=scale, calls=calls)
+
+    def in_type(self, dtype: torch.dtype | None) -> Self:
+        """Return the same batch under autocast to another type, or without autocast."""
+        calls = [
+            call if call.autocast.dtype is None else replace(call, autocast=replace(call.autocast, dtype=dtype))
+            for call in self.calls
+        ]
+        return replace(self, calls=calls)
+
+    def only(self, samples: Sequence[int]) -> Self:
+        """Return some examples of the batch as one of their own."""
+        count = self.examples
+        calls = [
+            replace(
+                call,
+                arguments=taken(call.arguments, samples, count),
+                keywords=taken(call.keywords, samples, count),
+                out_gradients=taken(call.out_gradients, samples, count),
+            )
+            for call in self.calls
+        ]
+        return replace(self, calls=calls, batch=taken(self.batch, samples, count))
+
     def inputs(self) -> list[tuple[str, Tensor]]:
         """Return what comes from outside, named."""
         if self.loss is not None:
@@ -75,18 +106,17 @@ class Rerun:
                 found += [(f"{key} of {where}", each) for each in tensors_of(value)]
         return found
 
-    def run(self, probe: Probe | None = None, samples: Sequence[int] | None = None) -> Shown:
+    def run(self, probe: Probe | None = None) -> Shown:
         """Run forward, and backward if that was sound.
 
         Args:
             probe: Looks at every operation.
-            samples: Which examples; all by default.
         """
         self.restore()
         self.calls[0].rng.restore()
         sound = {id(each) for model in self.models for each in model.buffers() if not is_bad(each)}
         with torch.enable_grad():
-            outputs = self._with_loss(probe, samples) if self.loss is not None else self._forward(probe, samples)
+            outputs = self._with_loss(probe) if self.loss is not None else self._forward(probe)
             bad = [(name, each) for name, each, _ in outputs if _is_damage(each, probe)]
             for model in self.models:
                 bad += [(plain(n), each) for n, each in model.named_buffers() if id(each) in sound and is_bad(each)]
@@ -94,31 +124,24 @@ class Rerun:
                 return Shown(tensors=tuple(bad))
             return self._backward(probe, outputs)
 
-    def _with_loss(self, probe: Probe | None, samples: Sequence[int] | None) -> "list[_Output]":
-        batch = self.batch if samples is None else taken(self.batch, samples, self.examples)
+    def _with_loss(self, probe: Probe | None) -> "list[_Output]":
         models = self.models[0] if len(self.models) == 1 else list(self.models)
         assert self.loss is not None
         with self.calls[0].autocast.again(), probe or nullcontext():
-            loss = self.loss(models, batch)
+            loss = self.loss(models, self.batch)
         return [("the loss", loss, torch.full_like(loss, self.scale))]
 
-    def _forward(self, probe: Probe | None, samples: Sequence[int] | None) -> "list[_Output]":
+    def _forward(self, probe: Probe | None) -> "list[_Output]":
         outputs: list[_Output] = []
         for call in self.calls:
-            count = self.examples
-            arguments, keywords = call.inputs if samples is None else taken(call.inputs, samples, count)
-            given = iter(call.with_gradients)
-            arguments, keywords = _with_gradients((arguments, keywords), given)
-            if samples is None:
-                call.rng.restore()
+            arguments, keywords = _with_gradients(call.inputs, iter(call.with_gradients))
+            call.rng.restore()
             with call.autocast.again(), probe or nullcontext():
                 output = call.module(*arguments, **keywords)
             found = [each for each in tensors_of(output) if each.requires_grad]
             others = [each for each in tensors_of(output) if not each.requires_grad]
             for at, each in enumerate(found):
                 gradient = call.out_gradients.get(at) if len(found) == call.outputs else None
-                if gradient is not None and samples is not None:
-                    gradient = taken(gradient, samples, count)
                 fits = gradient is not None and gradient.shape == each.shape
                 outputs.append((f"output of {call.name or 'the model'}", each, gradient if fits else None))
             outputs += [(f"output of {call.name or 'the model'}", each, None) for each in others]
@@ -153,8 +176,6 @@ _Output = tuple[str, Tensor, Tensor | None]
 
 def _with_gradients(tree: Any, flags: Any) -> Any:
     """Return a tree whose tensors take gradients where the flags, in order, say so."""
-    from torch.utils._pytree import tree_map_only
-
     def flagged(tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_().clone() if next(flags, False) else tensor
 

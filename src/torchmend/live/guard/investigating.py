@@ -7,11 +7,14 @@ from dataclasses import replace
 
 from torch import nn
 
+from torchmend.facts.codes import Code
 from torchmend.live.forensics.calls import Call, Recorder
 from torchmend.live.forensics.capsules import Capsules, CapsuleWriter
+from torchmend.live.forensics.causes import cause_of
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Incident
 from torchmend.live.forensics.localising import localise
+from torchmend.live.forensics.remedies import Kind, tried
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.guard.buffers import BufferStore
@@ -85,13 +88,27 @@ class Investigator:
             rank, found = self._agreed(mine)
             if found.cause is not Cause.UNKNOWN:
                 self.last = found.sentence + (f" ({found.how})" if found.how else "")
-            incident = Incident(
-                step=seen.step, what=_what(seen), undone=_undone(decision), found=found, rank=rank, loss=seen.loss
-            )
+            incident = self._incident(rerun, seen, decision, found, rank)
             if why or self._writer is None or mine != found or self._writer.is_full:
                 return incident
             self._restore()
             return replace(incident, capsule=self._writer.write(rerun, incident))
+
+    def _incident(
+        self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation, rank: int | None
+    ) -> Incident:
+        remedies = () if _shares_statistics(self._wrapped) or not rerun.calls else tried(rerun, found)
+        by_scale = any(each.helped and each.kind is Kind.SCALE for each in remedies)
+        return Incident(
+            step=seen.step,
+            what=_what(seen),
+            undone=_undone(decision),
+            found=found,
+            code=Code.SCALE_TOO_HIGH if by_scale else cause_of(found),
+            remedies=remedies,
+            rank=rank,
+            loss=seen.loss,
+        )
 
     def _rerun(self, calls: Sequence[Call], seen: Observation) -> Rerun:
         batch = self.recorder.batch

@@ -1,0 +1,85 @@
+"""Changes that might have helped, tried on the failing batch itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+
+import torch
+
+from torchmend.facts.errors import UserError
+from torchmend.live.forensics.findings import Cause, Localisation
+from torchmend.live.forensics.incidents import Kind, Remedy
+from torchmend.live.forensics.patches import patch_for
+from torchmend.live.forensics.rerun import Rerun
+from torchmend.live.stabilising.stabilise import in_float32
+
+HALVES = ("float16", "bfloat16", "complex32")
+
+Make = Callable[[Rerun], tuple[Rerun, AbstractContextManager[object] | None]]
+"""Makes the change: returns another batch, and what surrounds its run."""
+
+Try = tuple[Kind, str, Make]
+"""What sort of change it is, what is changed in words, and what does it."""
+
+
+def tried(rerun: Rerun, found: Localisation) -> tuple[Remedy, ...]:
+    """Try changes on a batch until one helps.
+
+    Args:
+        rerun: The batch.
+        found: Where it fails.
+
+    Returns:
+        What was tried, in order; the last one helped, if any did.
+    """
+    done: list[Remedy] = []
+    for kind, change, make in _candidates(rerun, found):
+        helped = _helps(rerun, make)
+        done.append(Remedy(kind=kind, change=change, helped=helped))
+        if helped:
+            break
+    return tuple(done)
+
+
+def _helps(rerun: Rerun, make: Make) -> bool:
+    with ExitStack() as stack:
+        try:
+            changed, around = make(rerun)
+            if around is not None:
+                stack.enter_context(around)
+            shown = changed.run()
+        except (RuntimeError, TypeError, ValueError, UserError):  # it does not fit this model, so that it does not help
+            return False
+    return not shown and not shown.lacks_gradients
+
+
+def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:
+    """Yield changes that fit, the smallest first."""
+    if rerun.scale > 1 and found.backward:
+        yield Kind.SCALE, f"let the GradScaler lower its factor of {rerun.scale:g}", lambda given: (given.with_scale(1.0), None)
+    if found.dtype in HALVES:
+        yield from _wider(rerun, found)
+    patch = patch_for(found.operation) if found.cause in (Cause.MODULE, Cause.LOSS) else None
+    if patch is not None and (found.cause is Cause.MODULE or rerun.loss is not None):
+        safe, words = patch
+        yield Kind.OPERATION, f"{words}{f' at {found.line}' if found.line else ''}", lambda given: (given, safe)
+    if found.samples and len(found.samples) < found.of:
+        rest = [at for at in range(found.of) if at not in found.samples]
+        listed = ", ".join(map(str, found.samples))
+        word = "example" if len(found.samples) == 1 else "examples"
+        yield Kind.EXAMPLES, f"leave {word} {listed} out, and look at where they come from", lambda given: (given.only(rest), None)
+
+
+def _wider(rerun: Rerun, found: Localisation) -> Iterator[Try]:
+    if found.cause is Cause.MODULE:
+        model = next((each for each in rerun.models if found.module in dict(each.named_modules())), rerun.models[0])
+        name = found.module
+        yield (
+            Kind.MODULE_IN_FLOAT32,
+            f'run {name} in float32: torchmend.stabilise(model, modules=["{name}"])',
+            lambda given: (given, in_float32(model, [name])),
+        )
+    if any(each.autocast.dtype is torch.float16 for each in rerun.calls):
+        yield Kind.OTHER_TYPE, "run in bfloat16 instead of float16", lambda given: (given.in_type(torch.bfloat16), None)
+    if any(each.autocast.dtype is not None for each in rerun.calls):
+        yield Kind.OTHER_TYPE, "run in float32, without autocast", lambda given: (given.in_type(None), None)
