@@ -164,16 +164,15 @@ class Stabilised:
         return f"<Stabilised: {len(self._changes)} changes, {len(self._left_out)} left out>"
 
 
-def together(parts: Sequence[Stabilised], left_out: Sequence[LeftOut] | None = None) -> Stabilised:
+def together(parts: Sequence[Stabilised]) -> Stabilised:
     """Return one handle for several: what they hold is undone last first.
 
     Args:
         parts: In the order in which they were made; they are not used by themselves any more.
-        left_out: In place of what they left out, if it is given.
     """
     return Stabilised(
         changes=[each for part in parts for each in part._changes],
         wide=[each for part in parts for each in part._wide],
         putting_back=[each for part in parts for each in part._putting_back],
-        left_out=[each for part in parts for each in part._left_out] if left_out is None else left_out,
+        left_out=[each for part in parts for each in part._left_out],
     )

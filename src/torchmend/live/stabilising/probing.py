@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torchmend.live.guard.ownership import plain
 from torchmend.live.guard.sensing.headroom import LARGEST, tensors_in
 from torchmend.live.guard.sensing.places import is_plain
+from torchmend.live.screening import STATISTICS
 from torchmend.live.stabilising.running import in_half, untouched
 
 _HALVES = (torch.float16, torch.complex32)
@@ -33,6 +35,10 @@ class Sighting:
     operation: str
     largest: float
     is_cast: bool
+
+    def is_like(self, other: "Sighting") -> bool:
+        """Return whether it is of the same operation, whatever the magnitude."""
+        return (self.name, self.operation, self.is_cast) == (other.name, other.operation, other.is_cast)
 
     def __str__(self) -> str:
         if self.is_cast:
@@ -63,12 +69,24 @@ def probe(model: nn.Module, run: Callable[[], object], bits: float) -> dict[str 
                 continue
             handles.append(module.register_forward_pre_hook(seen.entering(plain(name))))
             handles.append(module.register_forward_hook(seen.leaving, always_call=True))
-        with untouched(model), torch.no_grad(), in_half(model), seen:
+        with untouched(model), _unfused(), torch.no_grad(), in_half(model), seen:
             run()
+            seen.look_at_buffers(model)
     finally:
         for handle in handles:
             handle.remove()
     return seen.worst
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Have attention compute as in training: its fast path for evaluation is one kernel, which hides what is inside."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -109,10 +127,20 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._note(func, given, is_cast=False)
         return result
 
+    def look_at_buffers(self, model: nn.Module) -> None:
+        """Note statistics in float16 that are not finite now: kernels write them out of sight."""
+        for name, module in model.named_modules():
+            for key, buffer in module._buffers.items():
+                if buffer is not None and buffer.dtype in _HALVES and _is_readable(buffer):
+                    if key in STATISTICS and math.isinf(_largest(buffer)):
+                        self._note_in(plain(name), f"keeping {key}", math.inf)
+
     def _note(self, func: Any, largest: float, *, is_cast: bool) -> None:
         name = self._names[-1] if self._names else None
+        self._note_in(name, func.overloadpacket.__name__.strip("_"), largest, is_cast=is_cast)
+
+    def _note_in(self, name: str | None, operation: str, largest: float, *, is_cast: bool = False) -> None:
         if name not in self.worst or largest > self.worst[name].largest:
-            operation = func.overloadpacket.__name__.strip("_")
             self.worst[name] = Sighting(name=name, operation=operation, largest=largest, is_cast=is_cast)
 
 

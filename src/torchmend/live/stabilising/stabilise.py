@@ -1,6 +1,6 @@
 """Change a model and its optimizer so that mixed precision no longer overflows."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,19 +8,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.ownership import plain
-from torchmend.live.guard.sensing.headroom import LARGEST, LEAST_BITS
+from torchmend.live.guard.sensing.headroom import LEAST_BITS
 from torchmend.live.recalibrating.batches import Forward
 from torchmend.live.recalibrating.batches import run as run_batch
-from torchmend.live.stabilising.changes import Change, Kind, LeftOut, Stabilised, together
-from torchmend.live.stabilising.choosing import Wanted, find, inside, outermost, place_of, suspects
+from torchmend.live.stabilising.changes import Stabilised, together
+from torchmend.live.stabilising.choosing import Wanted, inside
+from torchmend.live.stabilising.float32 import float32_by_structure, float32_where_seen, in_float32
 from torchmend.live.stabilising.measuring import measure_cost
-from torchmend.live.stabilising.probing import Sighting, probe
 from torchmend.live.stabilising.settings import steady_norms, wider_eps
-from torchmend.live.stabilising.widening import HALVES, Wide, covered_names, why_not
-
-BY_HAND = "its own code casts to float16, or turns autocast on inside"
-AS_WEIGHTS = "what comes next has weights in half precision and needs it so"
 
 
 def stabilise(
@@ -92,7 +87,7 @@ def stabilise(
         elif batch is not None:
             done.append(float32_where_seen(inner, run, headroom, cast_back=cast_back))
         else:
-            done.append(_widen(inner, suspects(inner), cast_back=cast_back))
+            done.append(float32_by_structure(inner, cast_back=cast_back))
         handle = together(done)
         if measure:
             handle.cost = measure_cost(inner, run, handle, loss)
@@ -100,86 +95,3 @@ def stabilise(
         together(done).undo()
         raise
     return handle
-
-
-def in_float32(
-    model: nn.Module, modules: Wanted | Iterable[Wanted], *, cast_back: bool = False, reason: str = "it was named"
-) -> Stabilised:
-    """Have modules compute in float32 inside autocast; nothing else is changed.
-
-    Args:
-        model: Wrappers of DDP and `torch.compile` may be around it.
-        modules: Names, patterns, classes. Those inside another one are left out, as it covers them.
-        cast_back: Cast what they put out to autocast's type.
-        reason: Why, for the record.
-
-    Raises:
-        UserError: One is not there, or cannot be changed from outside. Nothing is changed then.
-    """
-    inner = inside(model)
-    found = find(inner, modules)
-    for name in found.keys() - covered_names(inner):
-        why = why_not(found[name])
-        if why:
-            raise UserError(f"{place_of(inner, name)} cannot be put into float32: {why}")
-    return _widen(inner, dict.fromkeys(found, reason), cast_back=cast_back)
-
-
-def float32_where_seen(
-    model: nn.Module, run: Callable[[], object], headroom: float = LEAST_BITS, *, cast_back: bool = False
-) -> Stabilised:
-    """Have those modules compute in float32 that come near float16's largest number.
-
-    What lies behind an overflow cannot be judged before it is gone, so the model is run again after each change, until
-    a pass shows nothing new.
-
-    Args:
-        model: Without wrappers.
-        run: Runs it on a batch.
-        headroom: Bits below which a module is changed.
-        cast_back: Cast what they put out to autocast's type.
-    """
-    done: list[Stabilised] = []
-    try:
-        while True:
-            seen = probe(model, run, headroom)
-            covered = covered_names(model)
-            new = {name: str(each) for name, each in seen.items() if name is not None and name not in covered}
-            step = _widen(model, new, cast_back=cast_back)
-            done.append(step)
-            if not step.changes:
-                break
-    except BaseException:
-        together(done).undo()
-        raise
-    overflowed = [each for each in seen.values() if each.name not in new and each.largest > LARGEST]
-    left_out = [*step.left_out, *(_left(model, each) for each in overflowed)]
-    return together(done, left_out)
-
-
-def _widen(model: nn.Module, reasons: Mapping[str, str], *, cast_back: bool) -> Stabilised:
-    """Put modules into float32 that are not yet, and leave out those that cannot be."""
-    covered = covered_names(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    named = {plain(name): module for name, module in modules.items() if plain(name) in reasons}
-    named = {name: module for name, module in named.items() if name not in covered}
-    blocked = {name: why for name, module in named.items() if (why := why_not(module))}
-    changes, wide = [], []
-    for name, module in outermost({name: each for name, each in named.items() if name not in blocked}).items():
-        place = place_of(model, name)
-        wide.append((name, Wide(module, place, cast_back=cast_back)))
-        changes.append(
-            Change(kind=Kind.FLOAT32, place=place, before="autocast's type", after="float32", reason=reasons[name])
-        )
-    left_out = [LeftOut(place=place_of(model, name), reason=f"{reasons[name]}; {why}") for name, why in blocked.items()]
-    return Stabilised(changes, wide=wide, left_out=left_out)
-
-
-def _left(model: nn.Module, sighting: Sighting) -> LeftOut:
-    if sighting.name is None:
-        return LeftOut(place="", reason=f"{sighting}; call it in float32")
-    narrow = any(each.dtype in HALVES for each in model.parameters())
-    why = AS_WEIGHTS if narrow else BY_HAND
-    return LeftOut(
-        place=place_of(model, sighting.name), reason=f"{sighting}; {why}; change that, or scale what it gets"
-    )

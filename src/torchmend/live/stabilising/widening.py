@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchmend.facts.errors import UserError
 from torchmend.live.guard.ownership import plain
-from torchmend.live.guard.wrapping import Wrapping
+from torchmend.live.guard.wrapping import Hook, Wrapping
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -33,26 +32,22 @@ class Wide:
     the type of the input.
 
     Args:
-        module: What to change.
-        name: What it is called in errors.
+        module: What to change; one of which `why_not` says nothing.
         cast_back: Cast the output back inside autocast as well, to autocast's type.
+        may_be_fused: Whether it is inside an nn.TransformerEncoderLayer, whose fast path for evaluation leaves it out.
 
     Attributes:
         paused: Whether the module computes as it did before.
-
-    Raises:
-        UserError: It cannot be changed from outside.
     """
 
-    def __init__(self, module: nn.Module, name: str, *, cast_back: bool = False) -> None:
-        why = why_not(module)
-        if why:
-            raise UserError(f"{name} cannot be put into float32: {why}")
+    def __init__(self, module: nn.Module, *, cast_back: bool = False, may_be_fused: bool = False) -> None:
         self.paused = self._removed = False
         self._module, self._cast_back = module, cast_back
         self._narrow = _narrow_weights(module)
         self._wrapping = Wrapping()
         self._wrapping.override(module, forward=self._forward)
+        if may_be_fused:  # nn.TransformerEncoderLayer calls the modules that it is made of only if one has a hook
+            self._wrapping.hook(module.register_forward_pre_hook(Hook(_nothing)))
         _wide.add(module)
 
     def remove(self) -> None:
@@ -132,6 +127,10 @@ def _wide_weights(narrow: list[tuple[nn.Module, str]]) -> Iterator[None]:
     finally:
         for owner, key, parameter in kept:
             owner._parameters[key] = parameter
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing: it is there to be seen."""
 
 
 def _narrowed(tensor: Tensor, kind: torch.dtype) -> Tensor:
