@@ -39,6 +39,7 @@ NAMES = [
     "Sensor",
     "Severity",
     "SourceChangedError",
+    "Stabilised",
     "Strategy",
     "TensorRef",
     "TorchmendError",
@@ -58,6 +59,7 @@ NAMES = [
     "sanitize_model_bn_stats",
     "save",
     "saving",
+    "stabilise",
     "unfix",
 ]
 

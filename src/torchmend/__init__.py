@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from torchmend.live.recalibrating.results import Recalibration
     from torchmend.live.repairing import RepairResult
     from torchmend.live.saving import save
+    from torchmend.live.stabilising.changes import Stabilised
+    from torchmend.live.stabilising.stabilise import stabilise
 
 __all__ = [
     "Action",
@@ -92,6 +94,7 @@ __all__ = [
     "Sensor",
     "Severity",
     "SourceChangedError",
+    "Stabilised",
     "Strategy",
     "TensorRef",
     "TorchmendError",
@@ -112,6 +115,7 @@ __all__ = [
     "sanitize_model_bn_stats",
     "save",
     "saving",
+    "stabilise",
     "unfix",
 ]
 
@@ -139,6 +143,8 @@ _NEED_TORCH = {
     "noise": "torchmend.live.recalibrating.batches",
     "recalibrate": "torchmend.live.recalibrating.recalibration",
     "save": "torchmend.live.saving",
+    "Stabilised": "torchmend.live.stabilising.changes",
+    "stabilise": "torchmend.live.stabilising.stabilise",
     "configure_bn_for_stability": "torchmend.live.compat",
     "sanitize_model_bn_stats": "torchmend.live.compat",
 }

@@ -119,13 +119,13 @@ def configure_bn_for_stability(model: nn.Module, momentum: float | None = 0.01, 
         raise UserError(f"momentum is {momentum}. Pass a number from 0 to 1, or None for a plain average.")
     if not 0 < eps < float("inf"):
         raise UserError(f"eps is {eps}. Pass a number above 0, such as 1e-3.")
-    layers = [layer for layer in _module(model).modules() if _normalises_by_statistics(layer)]
+    layers = [layer for layer in _module(model).modules() if normalises_by_statistics(layer)]
     for layer in layers:
         layer.momentum, layer.eps = momentum, eps  # type: ignore[assignment]  # a module's own attributes
     return len(layers)
 
 
-def _normalises_by_statistics(layer: nn.Module) -> bool:
+def normalises_by_statistics(layer: nn.Module) -> bool:
     """Return whether a layer is a BatchNorm, torch's own or like it, or an InstanceNorm that tracks."""
     if isinstance(layer, _BatchNorm):
         return True

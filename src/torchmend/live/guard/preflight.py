@@ -1,6 +1,6 @@
 """Before the first step: what in a model and its optimizer will go wrong later."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from torchmend.rules.evidence import finding
 
 MOST_MOMENTUM = 0.5
 """Above this running statistics are little more than those of the last batch."""
+
+SAFE_EPS = 1e-4
+"""An epsilon that float16 can hold."""
 
 
 def inspect(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> Iterator[Finding]:
@@ -47,12 +50,19 @@ def _of_norm(name: str, module: _NormBase) -> Iterator[Finding]:
 
 def _of_optimizer(optimizer: Optimizer) -> Iterator[Finding]:
     for group in optimizer.param_groups:
-        eps = group.get("eps")
-        kinds = {parameter.dtype for parameter in group["params"] if parameter.is_floating_point()}
-        for kind in sorted(kinds, key=str):
-            if isinstance(eps, float) and 0 < eps < torch.finfo(kind).tiny and torch.finfo(kind).bits < 32:
-                short = str(kind).removeprefix("torch.")
-                yield _risky(f"eps {eps:g} is zero in {short}: a moment of zero divides by it; use 1e-4 or more")
+        for kind in types_without_eps(group):
+            yield _risky(f"eps {group['eps']:g} is zero in {kind}: a moment of zero divides by it; use 1e-4 or more")
+
+
+def types_without_eps(group: Mapping[str, Any]) -> list[str]:
+    """Return the types of a group's parameters in which its epsilon is zero, or too small to be told from it."""
+    eps = group.get("eps")
+    kinds = {parameter.dtype for parameter in group["params"] if parameter.is_floating_point()}
+    return [
+        str(kind).removeprefix("torch.")
+        for kind in sorted(kinds, key=str)
+        if isinstance(eps, float) and 0 < eps < torch.finfo(kind).tiny and torch.finfo(kind).bits < 32
+    ]
 
 
 def _of_narrow_weights(optimizer: Optimizer) -> Iterator[Finding]:
