@@ -17,8 +17,8 @@ from torchmend.live.guard.wrapping import Hook, Wrapping
 MOST_CALLS = 16
 """Calls of one step that are kept; of more, the last."""
 
-MOST_GRADIENT_BYTES = 32 << 20
-"""Of the gradients of a call's outputs, which would be freed as the backward pass goes on. Of larger ones none is kept."""
+MOST_OUTPUT_BYTES = 32 << 20
+"""Of a call's outputs, which are kept with their gradients until the verdict. Larger ones would be missed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Call:
         rng: Before the call.
         out_gradients: Gradients of those outputs that had any, by their number, as the backward pass brought them.
         outputs: How many outputs had gradients taken.
-        too_large: Whether gradients of the outputs were too large to be kept.
+        kept: Those outputs, without their graph, where they were not too large.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Call:
     rng: RngState
     out_gradients: dict[int, Tensor] = field(default_factory=dict)
     outputs: int = 0
-    too_large: bool = False
+    kept: list[Tensor] = field(default_factory=list)
 
     @property
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -184,9 +184,9 @@ class Recorder:
         call = self._calls[-1]
         found = [each for each in tensors_of(output) if each.requires_grad]
         call.outputs = len(found)
-        if sum(each.nbytes for each in found) > MOST_GRADIENT_BYTES:
-            call.too_large = True
+        if sum(each.nbytes for each in found) > MOST_OUTPUT_BYTES:
             return
+        call.kept = [each.detach() for each in found]
         for at, each in enumerate(found):
             each.register_hook(Hook(_keeping(weakref.ref(call), at)))  # type: ignore[no-untyped-call]
 

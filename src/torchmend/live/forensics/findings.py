@@ -39,6 +39,8 @@ class Localisation:
         module: For MODULE its name; for LOSS the last module before, or the loss's own module where it is one; for INPUT,
             PARAMETER and BUFFER the name of the tensor.
         kind: The module's class; empty where there is none.
+        also: Its other names, if it is shared, with commas.
+        call: Which of its calls in the step failed, from 1.
         backward: Whether it was made in the backward pass.
         operation: torch's name of the operation ("div"); in a backward pass that whose slope was worked out. Empty if
             unknown.
@@ -57,6 +59,8 @@ class Localisation:
     cause: Cause
     module: str = ""
     kind: str = ""
+    also: str = ""
+    call: int = 1
     backward: bool = False
     operation: str = ""
     dtype: str = ""
@@ -82,7 +86,9 @@ class Localisation:
     def sentence(self) -> str:
         """Say where, in one sentence."""
         made = f"{self.value} in the {'backward' if self.backward else 'forward'} pass"
-        where = f"{self.module} ({self.kind})" if self.kind else self.module
+        also = f", also {self.also}" if self.also else ""
+        call = f", call {self.call} of the step" if self.call > 1 else ""
+        where = f"{self.module} ({self.kind}{also}{call})" if self.kind else self.module
         match self.cause:
             case Cause.MODULE:
                 return f"module {where} produced {made} from finite inputs"

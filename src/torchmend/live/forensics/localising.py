@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from torchmend.live.forensics.findings import Cause, Localisation
-from torchmend.live.forensics.probing import Origin, Probe, is_bad
-from torchmend.live.forensics.rerun import Rerun, Shown
+from torchmend.live.forensics.probing import Origin, Probe, is_bad, value_of
+from torchmend.live.forensics.rerun import Rerun, Shown, is_damaged
 
 MOST_RUNS = 40
 """Runs of parts of a batch in the search of one group, at most."""
@@ -68,9 +68,12 @@ def _rows(tensors: Iterable[Tensor]) -> tuple[int, ...]:
 
 def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool) -> Localisation:
     after = probe.after
+    given = [each for call in rerun.calls for each in call.out_gradients.values() if is_bad(each)]
+    before = [each for call in rerun.calls for each in call.kept if is_damaged(each)]
+    if before and not shown.tensors and rerun.loss is None:
+        return Localisation(cause=Cause.NOT_AGAIN)  # the model's outputs were not finite then, and are now
     if shown.given:
-        value = "NaN"
-        return Localisation(cause=Cause.LOSS, module=after, backward=loss_finite, value=value)
+        return Localisation(cause=Cause.LOSS, module=after, backward=loss_finite, value=value_of(given[0]))
     if shown.tensors:
         origins = [origin for origin in (probe.origin_of(each) for _, each in shown.tensors) if origin is not None]
         real = [each for each in origins if not each.on_purpose] or origins
@@ -96,6 +99,8 @@ def _of(origin: Origin, after: str) -> Localisation:
         cause=Cause.MODULE if place.known else Cause.LOSS,
         module=place.module or after,
         kind=place.kind,
+        also=place.also,
+        call=place.call,
         backward=origin.backward,
         operation=origin.operation,
         dtype=origin.dtype,

@@ -8,6 +8,7 @@ import bisect
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,12 +46,16 @@ class Place:
         module: The innermost module that was under way, by name; empty in code outside of all modules.
         kind: Its class.
         known: Whether it is one of the model's.
+        also: Its other names, if it is shared, with commas.
+        call: Which of its calls in the step it was, from 1.
         line: "model.py:12", the nearest line of code that is not torch's; empty where there is none.
     """
 
     module: str = ""
     kind: str = ""
     known: bool = False
+    also: str = ""
+    call: int = 1
     line: str = ""
 
 
@@ -105,6 +110,7 @@ class Probe(TorchDispatchMode):
         self._buffers = {_storage(each) for _, each in _named(models, "named_buffers") if not is_bad(each)}
         self._parameters = {_storage(each): name for name, each in _named(models, "named_parameters")}
         self._stack: list[tuple[nn.Module, str]] = []
+        self._calls: Counter[int] = Counter()
         self._origins: dict[int, tuple[Origin, Tensor]] = {}
         self._marks: tuple[list[int], list[Place]] = ([], [])
         self._handles: list[Any] = []
@@ -140,6 +146,7 @@ class Probe(TorchDispatchMode):
         names = self._names.get(id(module), ())
         around = next((f"{name}." for _, name in reversed(self._stack) if name), "")
         name = next((each for each in names if each.startswith(around)), names[0] if names else "")
+        self._calls[id(module)] += 1
         self._stack.append((module, name))
 
     def _after_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -162,8 +169,15 @@ class Probe(TorchDispatchMode):
         if not self._stack:
             return Place(line=line)
         module, name = self._stack[-1]
-        known = id(module) in self._names
-        return Place(module=name or type(module).__name__, kind=type(module).__name__, known=known, line=line)
+        names = self._names.get(id(module), ())
+        return Place(
+            module=name or type(module).__name__,
+            kind=type(module).__name__,
+            known=bool(names),
+            also=", ".join(each for each in names if each != name),
+            call=self._calls[id(module)],
+            line=line,
+        )
 
     def _place_of_node(self) -> Place:
         """Return where the forward operation ran that the present node of the backward pass belongs to."""
@@ -217,7 +231,7 @@ class Probe(TorchDispatchMode):
         self, tensor: Tensor, place: Place, name: str, found: Sequence[Origin], inputs: Sequence[Tensor]
     ) -> None:
         """Remember where a storage's damage comes from: from that in the inputs, or from this operation itself."""
-        value = _value_of(tensor)
+        value = value_of(tensor)
         real = [each for each in found if not each.on_purpose]
         masks = [each for each in found if each.on_purpose] if value != "NaN" else []  # NaN out of a mask is made here
         origin = min(real or masks, key=lambda each: each.number, default=None) or Origin(
@@ -238,7 +252,7 @@ class Probe(TorchDispatchMode):
             return None
         at = _storage(tensor)
         if at not in self._origins:
-            value = _value_of(tensor)
+            value = value_of(tensor)
             source = self._sources.get(at, "a tensor from outside")
             is_mask = value == "-Inf" and not source.startswith("parameter")
             self._origins[at] = Origin(value=value, source=source, on_purpose=is_mask), tensor
@@ -259,7 +273,8 @@ def _bounds(tensor: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _value_of(tensor: Tensor) -> str:
+def value_of(tensor: Tensor) -> str:
+    """Return "NaN", "Inf" or "-Inf" for a tensor that is not finite, the worst in it."""
     low, high = _bounds(tensor)
     if math.isnan(low):
         return "NaN"

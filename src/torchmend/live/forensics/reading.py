@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,8 @@ class Capsule:
         return Localisation(
             cause=Cause(incident["cause"]),
             samples=tuple(incident["samples"]),
-            **{
-                name: incident[name]
-                for name in (
-                    "module", "kind", "backward", "operation", "dtype", "value", "parameter", "line", "of", "note", "largest",
-                    "usual",
-                )
-            },
-        )  # fmt: skip
+            **{each.name: incident[each.name] for each in fields(Localisation) if each.name not in ("cause", "samples")},
+        )
 
     def calls(self, models: list[nn.Module], device: torch.device) -> list[Call]:
         """Return the calls of the step, to be made again on models of one's own."""

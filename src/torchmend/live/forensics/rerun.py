@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchmend.live.forensics.batches import examples_in, taken, tensors_of
 from torchmend.live.forensics.calls import Call
-from torchmend.live.forensics.probing import Origin, Probe, is_bad
+from torchmend.live.forensics.probing import Origin, Probe, is_bad, value_of
 from torchmend.live.guard.ownership import plain
 
 Loss = Callable[[Any, Any], Tensor]
@@ -182,11 +182,16 @@ def _with_gradients(tree: Any, flags: Any) -> Any:
     return tree_map_only(Tensor, flagged, tree)
 
 
+def is_damaged(tensor: Tensor) -> bool:
+    """Return whether an output holds NaN or Inf; -Inf alone may be a mask."""
+    return is_bad(tensor) and value_of(tensor) != "-Inf"
+
+
 def _is_damage(tensor: Tensor, probe: Probe | None) -> bool:
     """Return whether an output is damaged: -Inf may be a mask, and so may Inf of which the probe says so."""
     if not is_bad(tensor):
         return False
     if probe is None:
-        return bool(tensor.isnan().any()) or bool((tensor == float("inf")).any())
+        return is_damaged(tensor)
     origin: Origin | None = probe.origin_of(tensor)
     return origin is not None and not origin.on_purpose

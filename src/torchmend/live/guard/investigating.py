@@ -98,7 +98,8 @@ class Investigator:
         self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation, rank: int | None
     ) -> Incident:
         remedies = () if _shares_statistics(self._wrapped) or not rerun.calls else tried(rerun, found)
-        by_scale = any(each.helped and each.kind is Kind.SCALE for each in remedies)
+        is_scaled = seen.scale > 1 and found.backward and found.cause is Cause.LOSS and found.value != "NaN"
+        by_scale = is_scaled or any(each.helped and each.kind is Kind.SCALE for each in remedies)
         return Incident(
             step=seen.step,
             what=_what(seen),
