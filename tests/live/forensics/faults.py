@@ -277,7 +277,7 @@ FAULTS = {
         plain_net, with_row(1.0), mean_loss, "parameter", "3.weight", code="TM703", spoil=poison
     ),
     "exponential": Fault(
-        seeded(Latent), with_row(1e4), latent_loss, "module", "Latent", "exp", samples=(5,), precision=True
+        seeded(Latent), with_row(1e4), latent_loss, "module", "Latent", "exp", samples=(5,)
     ),
     "random_mask": Fault(random_net, with_row(1.0), mean_loss, "module", "1", "div", code="TM706"),
     "weight_norm_of_zero": Fault(

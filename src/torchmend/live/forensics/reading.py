@@ -1,7 +1,8 @@
 """Capsules read back: JSON and tensors, and nothing that runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from torchmend.live.forensics.stored import read_tensors, stored_tensors
 from torchmend.live.forensics.trees import damaged, unpacked
 
 MOST_NAMED = 3
+
+PARTS = {"incident": dict, "calls": list, "models": list, "reference": dict, "settings": dict, "has_weights": bool}
+"""What the JSON must have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +44,23 @@ class Capsule:
     @property
     def found(self) -> Localisation:
         """What was found when it was written."""
-        incident = self.record["incident"]
-        return Localisation(
-            cause=Cause(incident["cause"]),
-            samples=tuple(incident["samples"]),
-            **{each.name: incident[each.name] for each in fields(Localisation) if each.name not in ("cause", "samples")},
-        )
+        with decoding():
+            incident = self.record["incident"]
+            given = {each.name: incident[each.name] for each in fields(Localisation)}
+            return Localisation(**given | {"cause": Cause(incident["cause"]), "samples": tuple(incident["samples"])})
 
     def calls(self, models: list[nn.Module], device: torch.device) -> list[Call]:
         """Return the calls of the step, to be made again on models of one's own."""
-        return [self._call(each, models, device) for each in self.record["calls"]]
+        with decoding():
+            return [self._call(each, models, device) for each in self.record["calls"]]
 
     def batch(self, device: torch.device) -> Any:
         """Return the batch that the loss was made of; what the model was called with, where none was told."""
-        if self.record["has_batch"]:
-            return unpacked(self.record["batch"], self.tensors, device)
-        first = self.record["calls"][0]
-        arguments, keywords = (unpacked(first[key], self.tensors, device) for key in ("arguments", "keywords"))
+        with decoding():
+            if self.record["has_batch"]:
+                return unpacked(self.record["batch"], self.tensors, device)
+            first = self.record["calls"][0]
+            arguments, keywords = (unpacked(first[key], self.tensors, device) for key in ("arguments", "keywords"))
         return keywords or (arguments[0] if len(arguments) == 1 else arguments)
 
     def _call(self, packed: Mapping[str, Any], models: list[nn.Module], device: torch.device) -> Call:
@@ -110,16 +114,17 @@ class Capsule:
         kept = {**self._referred(checkpoint, own), **self.state}
         missing = [name for name in own if name not in kept]
         strange = [name for name in kept if name not in own]
-        other = [name for name in own if name in kept and own[name].shape != kept[name].shape]
-        for what, names in (("lacks", missing), ("has besides", strange), ("has in another shape", other)):
+        other = [name for name in own if name in kept and _kind(own[name]) != _kind(kept[name])]
+        for what, names in (("lacks", missing), ("has besides", strange), ("has in another shape or type", other)):
             if names:
                 listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
                 raise UserError(f"The capsule does not fit the model: it {what} {listed}. {self._hint(names)}")
         with torch.no_grad():
             for name, each in own.items():
-                each.data = kept[name].to(each.device)
+                each.copy_(kept[name])
         for model, record in zip(models, self.record["models"], strict=True):
-            evaluating, frozen = set(record["evaluating"]), set(record["frozen"])
+            with decoding():
+                evaluating, frozen = set(record["evaluating"]), set(record["frozen"])
             for name, module in model.named_modules():
                 module.training = name not in evaluating
             for name, parameter in model.named_parameters():
@@ -167,12 +172,25 @@ def read_capsule(folder: Path) -> Capsule:
         raise damaged(f"{RECORD} is of no known format")
     if record["format"] > FORMAT:
         raise UserError(f"{folder} was written by a later torchmend (format {record['format']}). Install that one.")
-    lacks = [key for key in ("incident", "calls", "models", "batch", "reference", "settings") if key not in record]
-    if lacks:
-        raise damaged(f"{RECORD} lacks {lacks[0]!r}")
+    for key, kind in PARTS.items():
+        if not isinstance(record.get(key), kind):
+            raise damaged(f"{RECORD} has no {kind.__name__} as {key!r}")
     return Capsule(
         folder=folder, record=record, tensors=read_tensors(folder / BATCH), state=read_tensors(folder / STATE)
     )
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turn what goes wrong meanwhile with values from the JSON into a FileError."""
+    try:
+        yield
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise damaged(f"{RECORD} holds what it cannot ({type(error).__name__}: {error})") from error
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -19,10 +19,10 @@ from torchmend.live.forensics.reading import Capsule, read_capsule
 from torchmend.live.forensics.rerun import Loss, Rerun
 from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.forensics.settings import as_set
+from torchmend.live.forensics.widening import Widened
 from torchmend.live.rerunning import rerunning
 
 WIDER = ("float32", "float64")
-NARROW = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +48,15 @@ class Replay:
 
     @property
     def by_precision(self) -> bool | None:
-        """Whether precision is the cause: in float64 it does not fail, or only where code casts to less by itself.
+        """Whether precision is the cause: in float64 it does not fail, casts by hand widened as well.
 
-        None where it does not fail here, or in code that was not run.
+        None where it does not fail here, or only in code that was not run, or where the code insists on its types.
         """
         if self.now.cause in (Cause.NOT_AGAIN, Cause.UNKNOWN) or (self.now.cause is Cause.LOSS and not self.with_loss):
             return None
-        return self.wider["float64"].cause is Cause.NOT_AGAIN or self._casts_itself
-
-    @property
-    def _casts_itself(self) -> bool:
-        return self.wider["float64"].dtype in NARROW
+        if self.wider["float64"].cause is Cause.UNKNOWN:
+            return None
+        return self.wider["float64"].cause is Cause.NOT_AGAIN
 
     def data(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -75,8 +73,8 @@ class Replay:
         """Say it in some lines."""
         lines = [f"then     {self.then.sentence}", f"here     {self.now.sentence}"]
         lines += [f"{key:<9}{text}" for key, text in (("how", self.now.how), ("examples", self.now.which)) if text]
-        for name, found in self.wider.items():
-            lines.append(f"{name:<9}{'it does not happen' if found.cause is Cause.NOT_AGAIN else found.sentence}")
+        if self.with_loss or self.now.cause is not Cause.LOSS:
+            lines += [f"{name:<9}{_said(found)}" for name, found in self.wider.items()]
         return "\n".join([*lines, f"so       {self.conclusion}"])
 
     @property
@@ -85,13 +83,17 @@ class Replay:
         if not self.reproduced:
             return "not reproduced: another torch, another device, or something that the capsule does not hold"
         if self.by_precision is None:
-            return "reproduced; give the loss (--loss) to see where in it, and whether precision is the cause"
-        if self._casts_itself:
-            return f"reproduced; precision is the cause: the code itself casts to {self.wider['float64'].dtype}"
+            if self.now.cause is Cause.LOSS:
+                return "reproduced; give the loss (--loss) to see where in it, and whether precision is the cause"
+            return f"reproduced; in wider types the code does not run ({self.wider['float64'].note})"
         if self.by_precision:
             enough = "float32" if self.wider["float32"].cause is Cause.NOT_AGAIN else "float64"
             return f"reproduced; precision is the cause: in {enough} it does not happen"
         return "reproduced; precision is not the cause: it happens in float64 as well"
+
+
+def _said(found: Localisation) -> str:
+    return "it does not happen" if found.cause is Cause.NOT_AGAIN else found.note or found.sentence
 
 
 def _place(found: Localisation) -> tuple[Cause, str, bool]:
@@ -131,7 +133,7 @@ def replay(
     finite = read.record["incident"].get("loss_finite", True)
     with as_set(read.record["settings"]):
         now = _localised(rerun_of(read, models, where, loss), finite=finite)
-        wider = {name: _localised(_wider(read, models, where, loss, name), finite=True) for name in WIDER}
+        wider = {name: _in_wider(read, models, where, loss, name, finite=finite) for name in WIDER}
     return Replay(then=read.found, now=now, wider=wider, with_loss=loss is not None)
 
 
@@ -160,9 +162,19 @@ def _localised(rerun: Rerun, *, finite: bool) -> Localisation:
         return localise(rerun, loss_finite=finite)
 
 
-def _wider(read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None, name: str) -> Rerun:
-    """Return the same batch in a wider type without autocast, on copies of the models."""
+def _in_wider(
+    read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None, name: str, *, finite: bool
+) -> Localisation:
     kind: torch.dtype = getattr(torch, name)
+    try:
+        with Widened(kind):
+            return _localised(_wider(read, models, device, loss, kind), finite=finite)
+    except Exception as error:  # code that insists on a type raises what it likes
+        return Localisation(cause=Cause.UNKNOWN, note=f"{type(error).__name__}: {error}")
+
+
+def _wider(read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None, kind: torch.dtype) -> Rerun:
+    """Return the same batch in a wider type without autocast, on copies of the models."""
     wide = [copy.deepcopy(model).to(kind) for model in models]
     rerun = rerun_of(read, wide, device, loss)
     return replace(
