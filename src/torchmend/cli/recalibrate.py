@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from torchmend.cli.common import Exit, painter, progress_bar, say
-from torchmend.cli.users_code import importing_from_here, made, named, need_torch, told_as_users
+from torchmend.cli.users_code import importing_from_here, made, named, told_as_users, with_torch
 from torchmend.doctor.file_source import FileSource
 from torchmend.doctor.fixing import FixOptions, FixResult, carry_out
 from torchmend.facts.errors import UserError
@@ -67,8 +67,8 @@ def recalibrate(
     """
     if (data is None) == (noise is None):
         raise typer.BadParameter("Give either --data or --noise.")
-    need_torch("recalibrate")
-    torchmend, files = import_module("torchmend"), import_module("torchmend.live.recalibrating.files")
+    files = with_torch("recalibrate", "torchmend.live.recalibrating.files")
+    torchmend = import_module("torchmend")
     with importing_from_here():
         net = made(model, "--model")
         batches = torchmend.noise(_shape(noise)) if noise is not None else made(data or "", "--data")

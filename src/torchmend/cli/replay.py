@@ -1,14 +1,13 @@
 """`torchmend replay`."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from torchmend.cli.common import Exit, say
-from torchmend.cli.users_code import importing_from_here, made, named, need_torch, told_as_users
+from torchmend.cli.users_code import importing_from_here, made, named, told_as_users, with_torch
 
 Folder = Annotated[Path, typer.Argument(metavar="CAPSULE", help="The folder of a capsule. It is only read.")]
 Model = Annotated[
@@ -41,12 +40,11 @@ def replay(
     Needs PyTorch, and runs your code: the modules that you name are imported, from this folder too. Reading the capsule
     runs nothing. Exits 0 when the same failure shows in the same module, 1 when it does not, 2 when it could not be run.
     """
-    need_torch("replay")
-    torchmend = import_module("torchmend")
+    replaying = with_torch("replay", "torchmend.live.forensics.replaying")
     with importing_from_here():
         nets = made(model, "--model")
         function = named(loss, "--loss") if loss else None
         with told_as_users("Running the batch again"):
-            result = torchmend.replay(capsule, nets, function, checkpoint=checkpoint, device=device)
+            result = replaying.replay(capsule, nets, function, checkpoint=checkpoint, device=device)
     say(json.dumps(result.data(), indent=2) if as_json else str(result))
     raise typer.Exit(Exit.OK if result.reproduced else Exit.FINDINGS)

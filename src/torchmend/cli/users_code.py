@@ -32,10 +32,10 @@ def told_as_users(what: str) -> Iterator[None]:
         ) from error
 
 
-def need_torch(command: str) -> None:
-    """Raise UserError where there is no PyTorch."""
+def with_torch(command: str, name: str) -> Any:
+    """Import a module of ours that needs PyTorch; raise UserError where there is none."""
     try:
-        import_module("torch")
+        return import_module(name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
