@@ -40,7 +40,7 @@ def test_it_says_what_was_found_then_and_what_is_found_here(capsule):
     outcome = torchmend("replay", capsule, "--model", "users_replay:make", "--loss", "users_replay:loss")
     assert outcome.rc == 0
     lines = outcome.stdout.splitlines()
-    assert lines[0] == "then     the loss code after module 2 produced NaN in the forward pass"
+    assert lines[0] == "then     the loss code after module 2 produced Inf in the forward pass"
     assert lines[1] == "here     the loss code after module 2 produced Inf in the forward pass"
     assert lines[2].startswith("how      div in float32 at faults.py:")
     assert lines[3] == "examples 5 of 8 (counted from 0)"

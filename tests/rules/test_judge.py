@@ -203,7 +203,9 @@ def test_what_is_usual_gives_no_finding(case):
 
 
 def test_every_code_about_what_a_checkpoint_holds_has_a_case():
-    assert {code for code, _, _ in SPEAKS.values()} == {code for code in Code if code.family not in ("TM6", "TM7", "TM9")}
+    assert {code for code, _, _ in SPEAKS.values()} == {
+        code for code in Code if code.family not in ("TM6", "TM7", "TM9")
+    }
 
 
 def test_findings_that_have_no_counts_of_their_own_tell_their_figures():

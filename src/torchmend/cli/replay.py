@@ -13,7 +13,8 @@ Folder = Annotated[Path, typer.Argument(metavar="CAPSULE", help="The folder of a
 Model = Annotated[
     str,
     typer.Option(
-        metavar="MODULE:NAME", help="The model, or a function that makes it (several: a list); weights are the capsule's."
+        metavar="MODULE:NAME",
+        help="The model, or a function that makes it (several: a list); weights are the capsule's.",
     ),
 ]
 Loss = Annotated[

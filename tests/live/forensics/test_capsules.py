@@ -127,7 +127,9 @@ def test_a_later_format_is_refused(tmp_path):
         torchmend.replay(edited(capsule(tmp_path), format=99), plain_net())
 
 
-@pytest.mark.parametrize("value", [{"tensor": "tensor_99"}, {"run": "rm"}, {"a": 1, "b": 2}, {"dtype": "load"}, {"list": 3}])
+@pytest.mark.parametrize(
+    "value", [{"tensor": "tensor_99"}, {"run": "rm"}, {"a": 1, "b": 2}, {"dtype": "load"}, {"list": 3}]
+)
 def test_json_that_is_no_tree_is_told(tmp_path, value):
     folder = capsule(tmp_path)
     record = json.loads((folder / "capsule.json").read_text())

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-
 FAR_LARGER = 1e3
 """Times the largest number in other examples: what makes one stand out."""
 

@@ -88,7 +88,9 @@ class Incident:
         """Return it as plain data."""
         return {
             **self.found.data(),
-            "remedies": [{"kind": each.kind.value, "change": each.change, "helped": each.helped} for each in self.remedies],
+            "remedies": [
+                {"kind": each.kind.value, "change": each.change, "helped": each.helped} for each in self.remedies
+            ],
             "code": self.code.value if self.code else None,
             "capsule": self.capsule,
             "loss_finite": self.loss is None or math.isfinite(self.loss),

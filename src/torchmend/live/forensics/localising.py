@@ -62,7 +62,11 @@ def _rows(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     found: set[int] = set()
     for each in tensors:
         if each.dim() and is_bad(each):
-            found.update(torch.nonzero(~each.isfinite().flatten(1).all(1) if each.dim() > 1 else ~each.isfinite()).flatten().tolist())
+            found.update(
+                torch.nonzero(~each.isfinite().flatten(1).all(1) if each.dim() > 1 else ~each.isfinite())
+                .flatten()
+                .tolist()
+            )
     return tuple(sorted(found))
 
 
@@ -94,7 +98,9 @@ def _of(origin: Origin, after: str) -> Localisation:
     if origin.source:
         kind, _, name = origin.source.partition(" ")
         known = {each.value: each for each in (Cause.INPUT, Cause.PARAMETER, Cause.BUFFER)}
-        return Localisation(cause=known.get(kind, Cause.OUTSIDE), module=name if kind in known else "", value=origin.value)
+        return Localisation(
+            cause=known.get(kind, Cause.OUTSIDE), module=name if kind in known else "", value=origin.value
+        )
     return Localisation(
         cause=Cause.MODULE if place.known else Cause.LOSS,
         module=place.module or after,
@@ -113,7 +119,7 @@ def _of(origin: Origin, after: str) -> Localisation:
 def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown) -> bool:
     try:
         again = rerun.only(part).run()
-    except Exception:  # noqa: BLE001  # a model may refuse so few examples, in any way
+    except Exception:  # a model may refuse so few examples, in any way
         return False
     return bool(again) and again.backward == shown.backward
 

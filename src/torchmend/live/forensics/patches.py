@@ -42,7 +42,11 @@ def _away_from_zero(first: Any, *others: Any, **keywords: Any) -> tuple[tuple[An
 
 PATCHES: tuple[tuple[tuple[str, ...], Patch, str], ...] = (
     (("sqrt", "log", "log2", "log10", "pow", "rsqrt", "xlogy"), _positive, "keep what {} gets above {:g}"),
-    (("norm", "linalg_vector_norm", "vector_norm", "cdist", "std"), _away_from_zero, "keep what {} gets away from zero, by {:g}"),
+    (
+        ("norm", "linalg_vector_norm", "vector_norm", "cdist", "std"),
+        _away_from_zero,
+        "keep what {} gets away from zero, by {:g}",
+    ),
     (("acos", "arccos", "asin", "arcsin"), _within_one, "keep what {} gets inside of -1 and 1, by {:g}"),
     (("div", "true_divide", "__truediv__", "divide"), _not_zero, "give the divisor of {} a floor of {:g}"),
     (("reciprocal",), _away_from_zero, "keep what {} gets away from zero, by {:g}"),

@@ -212,12 +212,12 @@ class Probe(TorchDispatchMode):
             self._look(name, place, inputs, output, before if mutates else None)
         return output
 
-    def _look(
-        self, name: str, place: Place, inputs: list[Tensor], output: Any, before: "list[Origin] | None"
-    ) -> None:
+    def _look(self, name: str, place: Place, inputs: list[Tensor], output: Any, before: "list[Origin] | None") -> None:
         """Look at what an operation wrote; `before` are the origins in what it has overwritten, if it overwrites."""
         storages = {_storage(each) for each in inputs}
-        silent = [each for each in inputs if _storage(each) in self._buffers]  # kernels do not say that they write these
+        silent = [
+            each for each in inputs if _storage(each) in self._buffers
+        ]  # kernels do not say that they write these
         written = [each for each in _looked_at(output) if before is not None or _storage(each) not in storages]
         bad = [each for each in (*written, *silent) if is_bad(each)]
         if bad:
@@ -227,9 +227,7 @@ class Probe(TorchDispatchMode):
                 self._note(each, place, name, found, inputs)
                 self._buffers.discard(_storage(each))
 
-    def _note(
-        self, tensor: Tensor, place: Place, name: str, found: Sequence[Origin], inputs: Sequence[Tensor]
-    ) -> None:
+    def _note(self, tensor: Tensor, place: Place, name: str, found: Sequence[Origin], inputs: Sequence[Tensor]) -> None:
         """Remember where a storage's damage comes from: from that in the inputs, or from this operation itself."""
         value = value_of(tensor)
         real = [each for each in found if not each.on_purpose]

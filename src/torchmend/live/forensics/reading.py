@@ -117,7 +117,9 @@ class Capsule:
         other = [name for name in own if name in kept and _kind(own[name]) != _kind(kept[name])]
         for what, names in (("lacks", missing), ("has besides", strange), ("has in another shape or type", other)):
             if names:
-                listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+                listed = ", ".join(names[:MOST_NAMED]) + (
+                    f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+                )
                 raise UserError(f"The capsule does not fit the model: it {what} {listed}. {self._hint(names)}")
         with torch.no_grad():
             for name, each in own.items():
@@ -149,7 +151,9 @@ class Capsule:
         found = {name: stored[name.split(" ", 2)[2]] for name in names if name.split(" ", 2)[2] in stored}
         changed = [name for name, crc in wanted.items() if name in found and checksum(found[name]) != crc]
         if changed:
-            raise UserError(f"{path} has other weights by now, such as {changed[0]}. Give --checkpoint with the old ones.")
+            raise UserError(
+                f"{path} has other weights by now, such as {changed[0]}. Give --checkpoint with the old ones."
+            )
         return found
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 
 import torch
 
@@ -56,7 +55,11 @@ def _helps(rerun: Rerun, make: Make) -> bool:
 def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:
     """Yield changes that fit, the smallest first."""
     if rerun.scale > 1 and found.backward:
-        yield Kind.SCALE, f"let the GradScaler lower its factor of {rerun.scale:g}", lambda given: (given.with_scale(1.0), None)
+        yield (
+            Kind.SCALE,
+            f"let the GradScaler lower its factor of {rerun.scale:g}",
+            lambda given: (given.with_scale(1.0), None),
+        )
     if found.dtype in HALVES:
         yield from _wider(rerun, found)
     patch = patch_for(found.operation) if found.cause in (Cause.MODULE, Cause.LOSS) else None
@@ -67,7 +70,11 @@ def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:
         rest = [at for at in range(found.of) if at not in found.samples]
         listed = ", ".join(map(str, found.samples))
         word = "example" if len(found.samples) == 1 else "examples"
-        yield Kind.EXAMPLES, f"leave {word} {listed} out, and look at where they come from", lambda given: (given.only(rest), None)
+        yield (
+            Kind.EXAMPLES,
+            f"leave {word} {listed} out, and look at where they come from",
+            lambda given: (given.only(rest), None),
+        )
 
 
 def _wider(rerun: Rerun, found: Localisation) -> Iterator[Try]:

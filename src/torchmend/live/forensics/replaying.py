@@ -177,9 +177,7 @@ def _wider(read: Capsule, models: list[nn.Module], device: torch.device, loss: L
     """Return the same batch in a wider type without autocast, on copies of the models."""
     wide = [copy.deepcopy(model).to(kind) for model in models]
     rerun = rerun_of(read, wide, device, loss)
-    return replace(
-        rerun, calls=[_widened(each, kind) for each in rerun.calls], batch=_cast(rerun.batch, kind)
-    )
+    return replace(rerun, calls=[_widened(each, kind) for each in rerun.calls], batch=_cast(rerun.batch, kind))
 
 
 def _widened(call: Call, kind: torch.dtype) -> Call:

@@ -61,14 +61,17 @@ class Rerun:
     @property
     def examples(self) -> int:
         """How many examples the batch has; 0 where the calls do not agree, or nothing can be divided."""
-        sizes = {examples_in(self.batch)} if self.loss is not None else {examples_in(each.inputs) for each in self.calls}
+        sizes = (
+            {examples_in(self.batch)} if self.loss is not None else {examples_in(each.inputs) for each in self.calls}
+        )
         return sizes.pop() if len(sizes) == 1 else 0
 
     def with_scale(self, scale: float) -> Self:
         """Return the same batch with another factor on its gradients."""
         by = scale / self.scale
         calls = [
-            replace(call, out_gradients={at: each * by for at, each in call.out_gradients.items()}) for call in self.calls
+            replace(call, out_gradients={at: each * by for at, each in call.out_gradients.items()})
+            for call in self.calls
         ]
         return replace(self, scale=scale, calls=calls)
 
@@ -176,6 +179,7 @@ _Output = tuple[str, Tensor, Tensor | None]
 
 def _with_gradients(tree: Any, flags: Any) -> Any:
     """Return a tree whose tensors take gradients where the flags, in order, say so."""
+
     def flagged(tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_().clone() if next(flags, False) else tensor
 

@@ -32,7 +32,7 @@ class RngState:
         """Return the present states; of devices, those that are named."""
         return cls(
             python=random.getstate(),
-            numpy=np.random.get_state(),  # noqa: NPY002  # the one that users' code shares
+            numpy=np.random.get_state(),  # the one that users' code shares
             torch=torch.get_rng_state(),
             devices={str(each): _module_of(each).get_rng_state(each) for each in devices if _has_generator(each)},
         )
@@ -40,7 +40,7 @@ class RngState:
     def restore(self) -> None:
         """Put all generators back to these states; those of devices that are not here stay as they are."""
         random.setstate(self.python)
-        np.random.set_state(self.numpy)  # noqa: NPY002
+        np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
         for name, state in self.devices.items():
             device = torch.device(name)

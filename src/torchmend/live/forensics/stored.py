@@ -28,8 +28,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
             skipped.append(name)
             continue
         real = torch.view_as_real(each.resolve_conj()) if each.is_complex() else each
-        kept[f"complex {name}" if each.is_complex() else name] = real.detach().cpu().clone(
-            memory_format=torch.contiguous_format
+        kept[f"complex {name}" if each.is_complex() else name] = (
+            real.detach().cpu().clone(memory_format=torch.contiguous_format)
         )
     _safetensors().save_file(kept, path)
     return skipped

@@ -133,7 +133,9 @@ class Investigator:
         """Say why the batch cannot be run again; empty if it can. Ranks that share statistics all can, or none."""
         why = ""
         if not calls:
-            why = "the model's call was not seen: it is compiled in place, or not made through the model or its children"
+            why = (
+                "the model's call was not seen: it is compiled in place, or not made through the model or its children"
+            )
         elif not all(each.is_intact for each in calls):
             why = "the batch was overwritten before it could be run again"
         if _shares_statistics(self._wrapped) and worst(int(bool(why)), self._wrapped) and not why:
