@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import torchmend
+from benchmarks.faults.cases import CASES
+from benchmarks.faults.tasks import batch as digits
 from overflowing import FAULTS, Attention, HandCast, RmsNorm, attention, batch_norm, fourier, gradients, outputs, rms
 
 every_fault = pytest.mark.parametrize(("make", "guilty"), FAULTS.values(), ids=FAULTS)
@@ -188,3 +191,79 @@ def test_an_overflow_outside_the_model_is_said():
 def test_a_batch_may_be_what_data_loaders_give():
     model, batch = fourier()
     assert torchmend.stabilise(model, batch=(batch, torch.zeros(16)), headroom=0).modules == ("0.mix",)
+
+
+def case(name):
+    """Return the faulty training of a case of the benchmark of faults."""
+    torch.manual_seed(0)
+    return next(each for each in CASES if each.name == name).make(0, True)
+
+
+def test_a_norm_that_squares_in_float16_learns_as_in_float32():
+    training = case("rmsnorm_fp16_overflow")
+    before = float(training.loss(0).detach())
+    handle = torchmend.stabilise(training.model, batch=0, forward=lambda _, step: training.loss(step))
+    twin = copy.deepcopy(training.model).float()
+    images, labels = digits(0, 0)
+    wanted = nn.functional.cross_entropy(twin((4095 * images).half().float()), labels)
+    assert handle.modules == ("0",)
+    assert float(training.loss(0).detach()) == pytest.approx(float(wanted.detach()), rel=0.01)
+    assert before != pytest.approx(float(wanted.detach()), rel=0.01)
+
+
+def test_a_fourier_block_that_casts_by_hand_is_not_cured_and_is_named():
+    training = case("fft_fp16_overflow")
+    handle = torchmend.stabilise(training.model, batch=0, forward=lambda _, step: training.loss(step))
+    assert handle.changes == ()
+    assert [each.place for each in handle.left_out] == ["Fourier"]
+    assert not training.loss(0).isfinite()
+
+
+def test_a_network_that_turns_autocast_on_by_itself_is_cured_inside():
+    training = case("bn_amp_overflow")
+    handle = torchmend.stabilise(training.model, batch=80, forward=lambda _, step: training.loss(step))
+    assert "inner.0" in handle.modules
+    training.loss(80).backward()
+    assert torchmend.diagnose(training.model).healthy
+    assert all(each.grad.isfinite().all() for each in training.model.parameters())
+
+
+def test_recomputed_activations_are_in_float32_as_well():
+    class Checkpointed(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, rows):
+            return checkpoint(self.inner, rows, use_reentrant=False)
+
+    model, twin, batch = twins(rms)
+    model = Checkpointed(model)
+    assert torchmend.stabilise(model, batch=batch).modules == ("inner.1",)
+    assert max(differences(gradients(model, batch), gradients(twin, batch, half=False))) < 0.02
+
+
+def test_inputs_in_keywords_and_containers_are_cast_too():
+    class Pair(nn.Module):
+        def forward(self, pair, *, scale):
+            assert {each.dtype for each in (*pair, scale)} == {torch.float32}
+            return {"sum": pair[0] * scale + pair[1]}
+
+    model = Pair()
+    torchmend.stabilise(model, modules=Pair)
+    half = torch.ones(2).half()
+    assert model((half, half), scale=half)["sum"].dtype is torch.float16
+
+
+def test_a_caller_s_own_autocast_counts():
+    model, batch = rms()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torchmend.stabilise(model, batch=batch).changes == ()
+
+
+def test_looking_does_not_spoil_the_weights_that_autocast_has_cached():
+    model, batch = rms(scale=1.0)
+    with torch.autocast("cpu", torch.float16):
+        torchmend.stabilise(model, batch=batch)
+        model(batch).float().sum().backward()
+    assert all(each.grad is not None for each in model.parameters())
