@@ -128,12 +128,14 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def look_at_buffers(self, model: nn.Module) -> None:
-        """Note statistics in float16 that are not finite now: kernels write them out of sight."""
+        """Note statistics in float16 that are near its end: kernels write them out of sight."""
         for name, module in model.named_modules():
-            for key, buffer in module._buffers.items():
-                if buffer is not None and buffer.dtype in _HALVES and _is_readable(buffer):
-                    if key in STATISTICS and math.isinf(_largest(buffer)):
-                        self._note_in(plain(name), f"keeping {key}", math.inf)
+            for key in STATISTICS:
+                buffer = module._buffers.get(key)
+                if buffer is None or buffer.dtype not in _HALVES or not _is_readable(buffer):
+                    continue
+                if _largest(buffer) > self._limit:
+                    self._note_in(plain(name), f"keeping {key}", _largest(buffer))
 
     def _note(self, func: Any, largest: float, *, is_cast: bool) -> None:
         name = self._names[-1] if self._names else None
