@@ -190,8 +190,8 @@ def page(results: dict) -> str:
     )
     cured = (
         f"Cases of `benchmarks/faults`, final metric (higher is better), mean of {machine['seeds']} seeds. "
-        "*Stabilised* is `stabilise(..., norms=False)`; *with norms* also sets BatchNorm's momentum to 0.01 and eps to 1e-3; *all "
-        "float32* puts every module inside the model into float32, overflowing or not."
+        "*Stabilised* is `stabilise(..., norms=False)`; *with norms* also sets BatchNorm's momentum to 0.01 and "
+        "eps to 1e-3; *all float32* puts every module inside the model into float32, overflowing or not."
     )
     cost = (
         f"A forward and backward pass under autocast to float16, medians of {PAIRS} pairs by turns; *kept* is what is "

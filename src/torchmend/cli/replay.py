@@ -38,8 +38,9 @@ def replay(
 ) -> None:
     """Run a failing batch again: where it fails, with which examples, and whether precision is the cause.
 
-    Needs PyTorch, and runs your code: the modules that you name are imported, from this folder too. Reading the capsule
-    runs nothing. Exits 0 when the same failure shows in the same module, 1 when it does not, 2 when it could not be run.
+    Needs PyTorch, and runs your code: the modules that you name are imported, from this folder too. Reading the
+    capsule runs nothing. Exits 0 when the same failure shows in the same module, 1 when it does not, 2 when it could
+    not be run.
     """
     replaying = with_torch("replay", "torchmend.live.forensics.replaying")
     with importing_from_here():

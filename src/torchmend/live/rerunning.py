@@ -1,4 +1,4 @@
-"""Whether a batch is being run again at the moment: hooks that count or record steps rest then, and nothing is compiled."""
+"""Whether a batch is being run again at the moment: hooks that record steps rest then, and nothing is compiled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

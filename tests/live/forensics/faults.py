@@ -16,7 +16,7 @@ class Fault:
     """A fault, and where it is.
 
     `loss` takes model and batch; `half` runs it in float16; what is expected follows: the cause, the module, the pass,
-    the operation, the guilty examples. `side` is the cause that can be told without the loss, if it is another.
+    the operation, the guilty examples.
     """
 
     model: Callable[[], nn.Module]
@@ -29,7 +29,6 @@ class Fault:
     samples: tuple[int, ...] = ()
     half: bool = False
     precision: bool = False
-    side: tuple[str, str, bool] | None = None
     code: str = ""
     spoil: Callable[[nn.Module], None] = field(default=lambda model: None)
 
@@ -249,10 +248,10 @@ FAULTS = {
         precision=True,
     ),
     "zero_vector_in_the_loss": Fault(
-        no_norm_net, with_row(0.0), cosine_loss, "loss", "2", "div", samples=(5,), code="TM706", side=("loss", "2", False)
+        no_norm_net, with_row(0.0), cosine_loss, "loss", "2", "div", samples=(5,), code="TM706",
     ),
     "log_of_zero_in_the_loss": Fault(
-        no_norm_net, with_row(1e3), log_loss, "loss", "2", "log", code="TM707", side=("loss", "2", False),
+        no_norm_net, with_row(1e3), log_loss, "loss", "2", "log", code="TM707",
     ),
     "distance_of_zero_in_the_loss": Fault(
         no_norm_net, with_row(0.0), distance_loss, "loss", "2", "sqrt", backward=True, samples=(5,), code="TM708",
@@ -271,7 +270,8 @@ FAULTS = {
         fourier_net, with_row(3e4), mean_loss, "module", "1", "to_copy", half=True, samples=(5,), precision=True,
     ),
     "linear_in_float16": Fault(
-        wide_net, with_row(1.0), mean_loss, "module", "1", "addmm", half=True, precision=True, code="TM704", spoil=blow_up
+        wide_net, with_row(1.0), mean_loss, "module", "1", "addmm", half=True, precision=True, code="TM704",
+        spoil=blow_up,
     ),
     "weight_poisoned": Fault(
         plain_net, with_row(1.0), mean_loss, "parameter", "3.weight", code="TM703", spoil=poison

@@ -38,10 +38,9 @@ def test_without_the_loss_the_module_or_the_side_of_the_loss_is_named(name):
     fault = FAULTS[name]
     steps = (True,) * 6 if name == "random_mask" else (False, False, True)
     place = incident_of(into(fault, steps=steps)[1]).found
-    cause, module, backward = fault.side or (fault.cause, fault.module, fault.backward)
-    assert (place.cause, place.backward) == (cause, backward)
-    if module:
-        assert place.module == module
+    assert (place.cause, place.backward) == (fault.cause, fault.backward)
+    if fault.module:
+        assert place.module == fault.module
 
 
 def test_a_shared_module_is_told_by_all_its_names_and_by_which_of_its_calls_failed():

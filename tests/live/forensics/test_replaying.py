@@ -88,7 +88,7 @@ def test_weights_that_a_checkpoint_holds_are_referred_to(tmp_path):
     assert {"parameter 0 0.weight", "parameter 0 0.bias"} <= record["reference"]["tensors"].keys()
     assert torchmend.replay(folder, plain_net()).reproduced
     (tmp_path / "start.pt").rename(tmp_path / "moved.pt")
-    with pytest.raises(torchmend.UserError, match="which is not there. Give --checkpoint"):
+    with pytest.raises(torchmend.UserError, match=r"which is not there\. Give --checkpoint"):
         torchmend.replay(folder, plain_net())
     assert torchmend.replay(folder, plain_net(), checkpoint=tmp_path / "moved.pt").reproduced
 

@@ -1,4 +1,4 @@
-"""A capsule: a folder that holds everything to run a failing batch again elsewhere. Tensors are safetensors, the rest JSON."""
+"""A capsule: a folder that holds everything to run a failing batch again elsewhere, as safetensors and JSON."""
 
 import json
 import logging
@@ -183,13 +183,13 @@ def _packed_rng(rng: RngState, packer: Packer) -> dict[str, Any]:
     return {
         "python": [version, list(words), gauss],
         "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
-        "torch": packer.packed(rng.torch),
+        "torch": packer.packed(rng.cpu),
         "devices": packer.packed(rng.devices),
     }
 
 
 def _reference(checkpoint: str | os.PathLike[str] | None, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Say which tensors are equal to those in a checkpoint, each with the CRC-32 of its bytes; empty if there is none."""
+    """Say which tensors are equal to those in a checkpoint, each with the CRC-32 of its bytes; empty without one."""
     if checkpoint is None or not Path(checkpoint).exists():
         return {}
     try:

@@ -35,8 +35,8 @@ class Localisation:
 
     Args:
         cause: The kind of place.
-        module: For MODULE its name; for LOSS the last module before, or the loss's own module where it is one; for INPUT,
-            PARAMETER and BUFFER the name of the tensor.
+        module: For MODULE its name; for LOSS the last module before, or the loss's own module where it is one; for
+            INPUT, PARAMETER and BUFFER the name of the tensor.
         kind: The module's class; empty where there is none.
         also: Its other names, if it is shared, with commas.
         call: Which of its calls in the step failed, from 1.

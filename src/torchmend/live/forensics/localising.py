@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -138,7 +139,7 @@ def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[t
         Places of the examples, ascending, all of them where no smaller part shows it; and whether the batch shows it
         without them as well.
     """
-    rest, guilty = tuple(range(count)), ()
+    rest, guilty = tuple(range(count)), cast("tuple[int, ...]", ())
     for _ in range(MOST_GUILTY):
         part = _smallest_part(shows, rest)
         if len(part) == len(rest):

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import torchmend
 from torchmend.live.forensics.batches import tensors_of
 from torchmend.live.guard.ownership import plain
 
@@ -35,7 +34,7 @@ _CASTS = ("_to_copy", "t", "detach", "transpose", "view", "alias")
 
 _WORD = re.compile("([A-Z])")
 
-_LIBRARIES = str(Path(torch.__file__).parent), str(Path(torchmend.__file__).parent)
+_TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +65,8 @@ class Origin:
     Args:
         number: Of the operation, counted through; 0 for what was there before any.
         place: Where it ran; in a backward pass where its forward operation did.
-        operation: Its name, as torch's operators are called ("div", "native_batch_norm"); in a backward pass that of the
-            operation whose slope is worked out. Empty where torch saw none.
+        operation: Its name, as torch's operators are called ("div", "native_batch_norm"); in a backward pass that of
+            the operation whose slope is worked out. Empty where torch saw none.
         dtype: Of what it wrote ("float16").
         value: "NaN", "Inf" or "-Inf".
         backward: Whether it ran in a backward pass.
@@ -87,7 +86,7 @@ class Origin:
     on_purpose: bool = False
 
 
-class Probe(TorchDispatchMode):
+class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at what each operation puts out, while it is entered; reads from the device each time.
 
     Args:
@@ -99,7 +98,7 @@ class Probe(TorchDispatchMode):
     """
 
     def __init__(self, models: Sequence[nn.Module], inputs: Iterable[tuple[str, Tensor]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.after = ""
         self._names = _names_of(models)
         self._sources = {
@@ -123,11 +122,11 @@ class Probe(TorchDispatchMode):
             register_module_forward_pre_hook(self._before_module),
             register_module_forward_hook(self._after_module, always_call=True),
         ]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         while self._handles:
             self._handles.pop().remove()
 
@@ -181,7 +180,7 @@ class Probe(TorchDispatchMode):
 
     def _place_of_node(self) -> Place:
         """Return where the forward operation ran that the present node of the backward pass belongs to."""
-        node = torch._C._current_autograd_node()
+        node: Any = torch._C._current_autograd_node()
         number = node._sequence_nr() if node is not None else sys.maxsize
         numbers, places = self._marks
         at = bisect.bisect_left(numbers, number)
@@ -189,7 +188,7 @@ class Probe(TorchDispatchMode):
 
     def _node_name(self) -> str:
         """Return whose slope is being worked out ("sqrt", for SqrtBackward0); empty outside of backward passes."""
-        node = torch._C._current_autograd_node() if self._in_backward and not self._stack else None
+        node: Any = torch._C._current_autograd_node() if self._in_backward and not self._stack else None
         return "" if node is None else _WORD.sub(r"_\1", node.name().partition("Backward")[0]).lower().lstrip("_")
 
     # Operations
@@ -297,7 +296,7 @@ def _looked_at(tree: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _named(models: Sequence[nn.Module], what: str) -> Iterator[tuple[str, Tensor]]:
@@ -321,7 +320,7 @@ def _users_line() -> str:
     frame = sys._getframe(3)  # of what called the probe
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(_LIBRARIES[0]):
-            return "" if path.startswith(_LIBRARIES[1]) else f"{Path(path).name}:{frame.f_lineno}"
+        if not path.startswith(_TORCH):
+            return "" if path.startswith(_OURS) else f"{Path(path).name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""

@@ -94,7 +94,7 @@ class Capsule:
         return RngState(
             python=(version, tuple(words), gauss),
             numpy=(kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached),
-            torch=unpacked(packed["torch"], self.tensors, cpu),
+            cpu=unpacked(packed["torch"], self.tensors, cpu),
             devices=unpacked(packed["devices"], self.tensors, cpu),
         )
 

@@ -10,7 +10,7 @@ from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Kind, Remedy
 from torchmend.live.forensics.patches import patch_for
 from torchmend.live.forensics.rerun import Rerun
-from torchmend.live.stabilising.stabilise import in_float32
+from torchmend.live.stabilising.float32 import in_float32
 
 HALVES = ("float16", "bfloat16", "complex32")
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchmend.live.forensics.batches import examples_in, taken, tensors_of
 from torchmend.live.forensics.calls import Call
-from torchmend.live.forensics.probing import Origin, Probe, is_bad, value_of
+from torchmend.live.forensics.probing import Probe, is_bad, value_of
 from torchmend.live.guard.ownership import plain
 
 Loss = Callable[[Any, Any], Tensor]
@@ -159,7 +159,7 @@ class Rerun:
         named = {id(p): (plain(n), p) for m in self.models for n, p in m.named_parameters() if p.requires_grad}
         parameters = list(named.values())
         with probe.backward() if probe else nullcontext(), probe or nullcontext():
-            gradients = torch.autograd.grad(
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
                 [each for each, _ in known],
                 [each for _, each in parameters],
                 [gradient.to(each.dtype) for each, gradient in known],
@@ -197,5 +197,5 @@ def _is_damage(tensor: Tensor, probe: Probe | None) -> bool:
         return False
     if probe is None:
         return is_damaged(tensor)
-    origin: Origin | None = probe.origin_of(tensor)
+    origin = probe.origin_of(tensor)
     return origin is not None and not origin.on_purpose

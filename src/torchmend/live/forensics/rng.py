@@ -18,13 +18,13 @@ class RngState:
     Args:
         python: What `random.getstate` returns.
         numpy: What `numpy.random.get_state` returns, of the generator that `numpy.random.seed` seeds.
-        torch: What `torch.get_rng_state` returns; uint8, shape (n,).
+        cpu: What `torch.get_rng_state` returns; uint8, shape (n,).
         devices: Of devices other than the CPU, by name ("cuda:0"); uint8 each.
     """
 
     python: Any
     numpy: Any
-    torch: Tensor
+    cpu: Tensor
     devices: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -33,7 +33,7 @@ class RngState:
         return cls(
             python=random.getstate(),
             numpy=np.random.get_state(),  # the one that users' code shares
-            torch=torch.get_rng_state(),
+            cpu=torch.get_rng_state(),
             devices={str(each): _module_of(each).get_rng_state(each) for each in devices if _has_generator(each)},
         )
 
@@ -41,7 +41,7 @@ class RngState:
         """Put all generators back to these states; those of devices that are not here stay as they are."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
-        torch.set_rng_state(self.torch)
+        torch.set_rng_state(self.cpu)
         for name, state in self.devices.items():
             device = torch.device(name)
             if _has_generator(device):

@@ -1,4 +1,4 @@
-"""Casts to narrower types, as code writes them by hand, made casts to a wide one: to see what precision has to do with it."""
+"""Casts to narrower types, as code writes them by hand, made casts to a wide one."""
 
 from typing import Any
 

@@ -12,9 +12,9 @@ from torchmend.live.forensics.calls import Call, Recorder
 from torchmend.live.forensics.capsules import Capsules, CapsuleWriter
 from torchmend.live.forensics.causes import cause_of
 from torchmend.live.forensics.findings import Cause, Localisation
-from torchmend.live.forensics.incidents import Incident
+from torchmend.live.forensics.incidents import Incident, Kind
 from torchmend.live.forensics.localising import localise
-from torchmend.live.forensics.remedies import Kind, tried
+from torchmend.live.forensics.remedies import tried
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.guard.buffers import BufferStore
