@@ -27,23 +27,23 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("scenario", "origin", "batches"),
+    ("scenario", "origin", "batches", "seen_by"),
     [
-        ("statistics", "2.running_var", 6),
-        ("statistics that are broadcast", "2.running_var", 6),
-        ("loss", "2.running_mean", 6),
-        ("loss, gradients in buckets", "2.running_mean", 6),
-        ("buffer", "0.one", 6),
-        ("accumulation", "2.running_mean", 12),
-        ("accumulation of statistics", "2.running_var", 12),
-        ("not watched by one", "2.running_var", 6),
+        ("statistics", "2.running_var", 6, 1),
+        ("statistics that are broadcast", "2.running_var", 6, 1),
+        ("loss", "2.running_mean", 6, 1),
+        ("loss, gradients in buckets", "2.running_mean", 6, 1),
+        ("buffer", "0.one", 6, 1),
+        ("accumulation", "2.running_mean", 12, 1),
+        ("accumulation of statistics", "2.running_var", 12, 1),
+        ("not watched by one", "2.running_var", 6, 0),
     ],
 )
-def test_what_one_rank_sees_all_refuse(outcomes, scenario, origin, batches):
+def test_what_one_rank_sees_all_refuse_and_name_it(outcomes, scenario, origin, batches, seen_by):
     for rank in range(2):
         assert outcomes[scenario, rank] == {
             "together": True,
-            "decisions": [[3, "refuse", origin]],
+            "decisions": [[3, "refuse", origin, seen_by]],
             "stopped": None,
             "buffers finite": True,
             "batches": batches,
@@ -61,25 +61,39 @@ def test_a_micro_batch_that_one_rank_drops_all_drop(outcomes):
 def test_faults_count_by_the_same_origin_on_all_ranks_so_that_they_stop_together(outcomes):
     for rank in range(2):
         outcome = outcomes["buffers in turn", rank]
-        assert outcome["decisions"] == [[1, "refuse", "0.one"], [2, "refuse", "0.two"], [3, "stop", "0.one"]]
+        assert outcome["decisions"] == [
+            [1, "refuse", "0.one", 1],
+            [2, "refuse", "0.two", 1],
+            [3, "stop", "0.one", 1],
+        ]
         assert outcome["buffers finite"]
 
 
-def test_all_ranks_go_back_when_the_weights_of_one_are_damaged(outcomes):
+@pytest.mark.parametrize("scenario", ["weight", "weight, and nothing to go back to", "moment"])
+def test_what_one_rank_damaged_it_takes_from_another_so_that_no_step_is_lost(outcomes, scenario):
     for rank in range(2):
-        outcome = outcomes["weight", rank]
+        outcome = outcomes[scenario, rank]
         assert outcome["together"]
-        assert outcome["decisions"] == [[7, "roll back", ""]]
+        assert outcome["decisions"] == [[7, "repair", "", 1]]
+        assert outcome["steps"] == 7
+
+
+def test_all_ranks_go_back_when_the_weights_of_all_are_damaged(outcomes):
+    for rank in range(2):
+        outcome = outcomes["weight of all", rank]
+        assert outcome["together"]
+        assert outcome["decisions"] == [[7, "roll back", "", None]]
 
 
 def test_all_ranks_stop_when_there_is_nothing_to_go_back_to(outcomes):
-    assert "what another rank found cannot be repaired" in outcomes["weight, and nothing to go back to", 0]["stopped"]
-    assert "1.weight cannot be repaired" in outcomes["weight, and nothing to go back to", 1]["stopped"]
+    for rank in range(2):
+        why = outcomes["weight of all, and nothing to go back to", rank]["stopped"]
+        assert "1.weight cannot be repaired" in why
 
 
 def test_a_verdict_that_stays_on_the_device_is_refused_aloud(outcomes):
     assert not [name for name, _ in outcomes if name == "lazy"]
-    assert len(outcomes) == 24
+    assert len(outcomes) == 30
 
 
 def test_statistics_of_synchronised_layers_are_undone():

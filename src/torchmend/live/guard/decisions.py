@@ -48,6 +48,8 @@ class Observation:
         is_part: Whether it is of one micro-batch that may be dropped alone.
         can_go_back: Whether there is a snapshot to go back to.
         lowest_rate: The lowest learning rate that is known without a wait; 0.0 if none is below.
+        own_gradient_finite: Whether a gradient of this rank was finite before it was averaged with the others'.
+        rank: Where several train together, the first that saw what not all of them saw; else None.
     """
 
     step: int = 0
@@ -67,6 +69,8 @@ class Observation:
     is_part: bool = False
     can_go_back: bool = False
     lowest_rate: float = 0.0
+    own_gradient_finite: bool = True
+    rank: int | None = None
 
     @property
     def origin(self) -> str:
@@ -87,6 +91,7 @@ class Decision:
         lowers_rate: Whether learning rates are made smaller with it.
         is_odd: Whether any signal says that the step is out of proportion; the next is looked at more closely.
         explanation: For STOP: what was seen, and what to change.
+        rank: Where several train together, the one that the fault was on; None if all saw it, or nobody can tell.
     """
 
     action: Action
@@ -97,6 +102,7 @@ class Decision:
     lowers_rate: bool = False
     is_odd: bool = False
     explanation: str = ""
+    rank: int | None = None
 
     @property
     def happens(self) -> bool:

@@ -15,7 +15,7 @@ from torchmend.live.guard.events import Events
 from torchmend.live.guard.holding import Held
 from torchmend.live.guard.options import GuardOptions, policy_of
 from torchmend.live.guard.policy import decide
-from torchmend.live.guard.ranks import agree
+from torchmend.live.guard.ranks import agree, with_rank
 from torchmend.live.guard.rates import lowest
 from torchmend.live.guard.recovery import Recovery
 from torchmend.live.guard.reservoir import Reservoir
@@ -94,16 +94,20 @@ class Judge:
         at = self.transactions.index(transaction)
         if not self.evaluation.were_sound:  # before the ranks agree: what one passes over, none may refuse alone
             seen = replace(seen, buffers_finite=True, variances_valid=True, buffer="")
-        seen = replace(
-            agree(seen, self._models),
-            scaled=self._scaler is not None and self._scaler.is_enabled(),
-            update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
-            is_part=transaction.micro is not None,
-            can_go_back=self.recovery.can_go_back(self.steps),
-            lowest_rate=lowest(transaction.optimizer),
+        mine, seen = (
+            seen,
+            replace(
+                agree(seen, self._models),
+                scaled=self._scaler is not None and self._scaler.is_enabled(),
+                update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
+                is_part=transaction.micro is not None,
+                can_go_back=self.recovery.can_go_back(self.steps),
+                lowest_rate=lowest(transaction.optimizer),
+            ),
         )
         self.gradient_norm = seen.gradient_norm
         self.memory.states[at], decision = decide(self._policy, self.memory.states[at], seen)
+        decision = with_rank(decision, mine, self._models)
         if decision.is_odd and transaction.sampled_updates is not None:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):
