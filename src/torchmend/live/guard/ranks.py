@@ -1,7 +1,8 @@
 """Under torch.distributed every rank takes the same decision: what one of them saw, all of them know."""
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -9,29 +10,33 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.decisions import Decision, Observation
 from torchmend.live.guard.ownership import averaged_model, is_compiled, parameters_of
 from torchmend.live.guard.sensing.reading import dense
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
+
+logger = logging.getLogger("torchmend.guard")
 
 T = TypeVar("T")
 
 SMALL = 1 << 16
 """Elements of the largest gradient whose norm is worth knowing only to name a rank."""
 
-FAR = 2.0
-"""A figure stands out among those of the ranks when it is so many times the next one."""
+FAR, FAR_OF_INPUTS = 2.0, 1000.0
+"""A figure stands out among the ranks' when it is so many times the next one; tails of inputs are long."""
 
 _SIGNS: tuple[Callable[[Observation], bool], ...] = (
     lambda seen: not (seen.buffers_finite and seen.variances_valid),
     lambda seen: seen.loss is not None and not math.isfinite(seen.loss),
     lambda seen: not seen.own_gradient_finite,
+    lambda seen: not math.isfinite(seen.own_input),
     lambda seen: not seen.gradients_finite,
 )
-"""Of a rank at fault. Each may show on all ranks, and tells nothing then: synchronised statistics, averaged gradients."""
+"""Of a rank at fault. One that shows on all ranks tells nothing: averaged gradients, synchronised statistics."""
 
 
 def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
@@ -69,7 +74,7 @@ def agree(seen: Observation, models: Sequence[nn.Module]) -> Observation:
         # refusals are counted by names, on all ranks alike: those of the first rank with any
         gradient=next((each.gradient for each in everyone if each.gradient), ""),
         buffer=next((each.buffer for each in everyone if each.buffer), ""),
-        rank=next((rank for rank in (apart([*map(sign, everyone)]) for sign in _SIGNS) if rank is not None), None),
+        rank=named(_at_fault(everyone), models) if is_bad else None,
     )
 
 
@@ -85,8 +90,8 @@ def with_rank(decision: Decision, seen: Observation, models: Sequence[nn.Module]
     if decision.rank is not None or not is_spike or not trained_together(models):
         return decision
     everyone = gathered((seen.loss or 0.0, seen.variance_jump), models)
-    found = (_standing_out(each) for each in zip(*everyone, strict=True))
-    return replace(decision, rank=next((rank for rank in found if rank is not None), None))
+    found = _first(standing_out(each, FAR) for each in zip(*everyone, strict=True))
+    return replace(decision, rank=named(found, models))
 
 
 def apart(signs: Sequence[bool | int]) -> int | None:
@@ -94,17 +99,32 @@ def apart(signs: Sequence[bool | int]) -> int | None:
     return None if all(signs) else next((rank for rank, has in enumerate(signs) if has), None)
 
 
-def _standing_out(figures: Sequence[float]) -> int | None:
-    *_, second, most = sorted(figures)
-    return list(figures).index(most) if most > FAR * second and most > 0 else None
+def standing_out(figures: Sequence[float], far: float) -> int | None:
+    """Return the rank whose figure is so many times the next one's; None if none is, or they are not above zero."""
+    second, most = sorted(figures)[-2:]
+    return list(figures).index(most) if most > far * max(second, 0.0) else None
+
+
+def _at_fault(everyone: Sequence[Observation]) -> int | None:
+    by_input = standing_out([each.own_input for each in everyone], FAR_OF_INPUTS)
+    return _first((*(apart([*map(sign, everyone)]) for sign in _SIGNS), by_input))
+
+
+def _first(ranks: Iterable[int | None]) -> int | None:
+    return next((rank for rank in ranks if rank is not None), None)
+
+
+def named(at: int | None, models: Sequence[nn.Module]) -> int | None:
+    """Return the number that torchrun gave to one of the ranks that train the models, by its place among them."""
+    return None if at is None else distributed.get_global_rank(_group(models), at)
 
 
 def by_rank(level: int, models: Sequence[nn.Module]) -> list[int]:
     """Return the level of each rank that trains the models; they must come here together. Of one alone, its own."""
     if not trained_together(models):
         return [level]
-    levels = [0.0] * distributed.get_world_size()
-    levels[distributed.get_rank()] = float(level)
+    levels = [0.0] * distributed.get_world_size(_group(models))
+    levels[distributed.get_rank(_group(models))] = float(level)
     return [int(each) for each in _largest(levels, models)]
 
 
@@ -112,19 +132,19 @@ def gathered(mine: T, models: Sequence[nn.Module]) -> list[T]:
     """Return what each rank brings here, in their order; they must come together. Of one alone, its own."""
     if not trained_together(models):
         return [mine]
-    everyone: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, mine)
+    everyone: list[Any] = [None] * distributed.get_world_size(_group(models))
+    distributed.all_gather_object(everyone, mine, group=_group(models))
     return everyone
 
 
 @torch.no_grad()
-def take_from(rank: int, models: Sequence[nn.Module], optimizers: Sequence[Optimizer], averages: Sequence[Any]) -> None:
-    """Give all ranks the weights, moments and averages of one: they were the same everywhere, and a rank damaged its own.
+def take_from(at: int, models: Sequence[nn.Module], optimizers: Sequence[Optimizer], averages: Sequence[Any]) -> None:
+    """Give all ranks the weights, moments and averages of one, which were the same everywhere before the damage.
 
     Buffers stay, for each rank may have its own.
 
     Args:
-        rank: Whose are sound.
+        at: Whose are sound, by its place among the ranks.
         models: As they are trained by all ranks.
         optimizers: Theirs.
         averages: Of them.
@@ -132,7 +152,7 @@ def take_from(rank: int, models: Sequence[nn.Module], optimizers: Sequence[Optim
     device = _device(models)
     for tensor in _shared_by_ranks(models, optimizers, averages):
         sent = tensor.detach().to(device, copy=True).contiguous()
-        distributed.broadcast(sent, src=rank)
+        distributed.broadcast(sent, group=_group(models), group_src=at)
         tensor.data.copy_(sent)
 
 
@@ -161,45 +181,80 @@ def average(parameters: Sequence[Tensor], models: Sequence[nn.Module]) -> None:
     for parameter in (each for each, is_used in zip(parameters, are_used, strict=True) if is_used):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        distributed.all_reduce(parameter.grad)
-        parameter.grad /= distributed.get_world_size()
+        distributed.all_reduce(parameter.grad, group=_group(models))
+        parameter.grad /= distributed.get_world_size(_group(models))
 
 
-class OwnGradient:
-    """Whether this rank's own gradient was finite, before DDP averaged it with those of the others.
+class OwnSide:
+    """What this rank alone had, before DDP averaged gradients and layers synchronised statistics: only to name a rank.
 
-    One gradient is looked at: the first small one in the order of the model, which the backward pass reaches late.
+    One gradient is looked at: the first small one in the order of the model, which the backward pass reaches late. The
+    inputs are, when something is wrong.
 
     Args:
         models: As they are trained; nothing is looked at unless several ranks train them.
         optimizer: Whose parameters.
-        wrapping: Takes the hook away again.
+        wrapping: Takes the hooks away again.
     """
 
     def __init__(self, models: Sequence[nn.Module], optimizer: Optimizer, wrapping: Wrapping) -> None:
         self._norm: Tensor | None = None
+        self._inputs: list[Tensor] = []
         own = [each for each in parameters_of(optimizer) if each.requires_grad]
-        if own and trained_together(models):
-            watched = next((each for each in own if each.numel() <= SMALL), own[0])
-            wrapping.hook(watched.register_hook(Hook(self._look)))  # type: ignore[no-untyped-call]
+        if not own or not trained_together(models):
+            return
+        watched = next((each for each in own if each.numel() <= SMALL), own[0])
+        wrapping.hook(watched.register_hook(Hook(self._on_gradient)))  # type: ignore[no-untyped-call]
+        for model in models:
+            wrapping.hook(model.register_forward_pre_hook(EagerHook(self._before_forward), with_kwargs=True))
 
     @torch.no_grad()
-    def _look(self, gradient: Tensor) -> None:
+    def _on_gradient(self, gradient: Tensor) -> None:
         self._norm = torch.linalg.vector_norm(dense(gradient), math.inf)
 
+    def _before_forward(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        leaves = (each for each in tree_leaves((arguments, keywords)) if isinstance(each, Tensor))
+        self._inputs = [each.detach() for each in leaves if each.is_floating_point() and each.numel()]
+
     def noted(self, seen: Observation) -> Observation:
-        """Note it in what was seen; reads from the device where a gradient is not finite."""
+        """Note it in what was seen; reads from the device where something is not as it should be."""
         norm, self._norm = self._norm, None
-        if norm is None or seen.gradients_finite:
+        inputs, self._inputs = self._inputs, []
+        if seen.gradients_finite and seen.buffers_finite and seen.variances_valid:
             return seen
-        return replace(seen, own_gradient_finite=math.isfinite(float(norm)))
+        largest = max((_largest_of(each) for each in inputs), default=0.0)
+        return replace(seen, own_gradient_finite=norm is None or math.isfinite(float(norm)), own_input=largest)
+
+
+def _largest_of(tensor: Tensor) -> float:
+    """Return the largest absolute value; infinity for NaN."""
+    largest = float(tensor.abs().max())
+    return math.inf if math.isnan(largest) else largest
 
 
 def trained_together(models: Sequence[nn.Module]) -> bool:
     """Return whether several ranks train the models together."""
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if not (distributed.is_available() and distributed.is_initialized()):
         return False
-    return bool(_wrapped(models))
+    return bool(_wrapped(models)) and distributed.get_world_size(_group(models)) > 1
+
+
+def warn_if_alone(models: Sequence[nn.Module]) -> None:
+    """Log it where several ranks work together, and none of the models is one that they train together."""
+    if not (distributed.is_available() and distributed.is_initialized()) or _wrapped(models):
+        return
+    if distributed.get_world_size() > 1:
+        logger.warning(
+            "There are %d ranks, and no model here is in DistributedDataParallel: each rank decides by itself. "
+            "If they train one model together, pass the wrapper to the guard, and not the module inside.",
+            distributed.get_world_size(),
+        )
+
+
+def _group(models: Sequence[nn.Module]) -> distributed.ProcessGroup:
+    """Return the ranks that train the models: not all there are, where others train something else."""
+    group: distributed.ProcessGroup = _wrapped(models)[0].process_group
+    return group
 
 
 def _wrapped(models: Sequence[nn.Module]) -> list[DistributedDataParallel]:
@@ -219,7 +274,7 @@ def _refuse_uneven(models: Sequence[nn.Module]) -> None:
 
 def _largest(numbers: Sequence[float], models: Sequence[nn.Module]) -> list[float]:
     shared = torch.tensor(numbers, dtype=torch.float64, device=_device(models))
-    distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+    distributed.all_reduce(shared, op=distributed.ReduceOp.MAX, group=_group(models))
     return [float(each) for each in shared.tolist()]
 
 

@@ -21,7 +21,7 @@ from torchmend.live.guard.health import (
 )
 from torchmend.live.guard.options import GuardOptions
 from torchmend.live.guard.ownership import averaged_model
-from torchmend.live.guard.ranks import apart, by_rank, gathered, take_from
+from torchmend.live.guard.ranks import apart, by_rank, gathered, named, take_from
 from torchmend.live.guard.rates import lower
 from torchmend.live.guard.ring import Snapshots
 from torchmend.live.guard.sensing.catalogue import Sensor
@@ -132,7 +132,8 @@ class Recovery:
         self._checked = step
         health = check(self._patients, step, acts=self._acts, is_routine=is_routine)
         damaged = by_rank(bool(health.findings), self._models)
-        rank = apart(damaged)
+        alone = apart(damaged) if len(damaged) > 1 else None
+        rank = named(alone, self._models)
         if rank is not None:
             health = self._healed(health, damaged.index(0))
         if any(damaged):  # all ranks do the same, and tell the same

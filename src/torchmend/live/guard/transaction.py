@@ -26,7 +26,7 @@ from torchmend.live.guard.ownership import (
     names_of,
     parameters_of,
 )
-from torchmend.live.guard.ranks import OwnGradient, average
+from torchmend.live.guard.ranks import OwnSide, average
 from torchmend.live.guard.sensing.catalogue import Sensor
 from torchmend.live.guard.sensing.reading import Figures, confirmed, measure, observation
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
@@ -94,7 +94,7 @@ class Transaction:
         self._closed = closed
         self._acts = acts
         self._sensors = sensors
-        self._own: OwnGradient | None = None
+        self._own: OwnSide | None = None
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
         self._refused_mark: Mark | None = None
@@ -140,7 +140,7 @@ class Transaction:
                 wrapping.hook(module.register_forward_pre_hook(EagerHook(self._before_forward)))
         for each in announcing_parameters(self._models, self.optimizer):
             wrapping.hook(each.register_hook(Hook(functools.partial(self._on_gradient, each))))  # type: ignore[no-untyped-call]
-        self._own = OwnGradient(self._models, self.optimizer, wrapping)
+        self._own = OwnSide(self._models, self.optimizer, wrapping)
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
