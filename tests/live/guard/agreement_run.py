@@ -52,6 +52,8 @@ class Batch:
 
     rows: Tensor
     wanted: Tensor
+    model: nn.Module
+    """That it is given to."""
     factor: float = 1.0
     """On the loss, detached: its value is damaged, and its gradients are not."""
     gradient: Callable[[Tensor], Tensor] | None = None
@@ -73,6 +75,10 @@ def infinite_loss(batch: Batch) -> None:
 
 def nan_gradient(batch: Batch) -> None:
     batch.gradient = lambda given: given * float("nan")
+
+
+def damaged_weight(batch: Batch) -> None:
+    batch.model[0].weight.data[0, 0] = float("nan")
 
 
 def far_off(batch: Batch) -> None:
@@ -116,6 +122,7 @@ CASES = {
     "outlier": Case(far_off, options={"policy": Policy(spike=1.0)}),
     "scaler": Case(too_far_for_half, scaled=True),
     "scaler, input": Case(nan_input, scaled=True, wrapping=OWN),
+    "weight": Case(damaged_weight, wrapping=OWN, options={"check_every": AT + 1}),
     "back": Case(
         nan_gradient,
         steps=range(AT, AT + 2),
@@ -210,7 +217,7 @@ class Run:
     def _batch(self, step: int, part: int) -> Batch:
         rank = dist.get_rank()
         rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(100 * step + 10 * part + rank))
-        batch = Batch(rows, rows.sum(1))
+        batch = Batch(rows, rows.sum(1), self.model.module)
         if rank == 1 and step in self.case.steps and part == self.case.part and not self.left_out:
             self.case.fault(batch)
             if self.case.fault is large_input:

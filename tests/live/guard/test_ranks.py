@@ -145,7 +145,7 @@ def test_both_ranks_refuse_what_rank_1_did_and_go_on_as_if_it_had_never_come(loo
         assert spoiled["finite"]
 
 
-@pytest.mark.parametrize("case", [*REFUSED, "loss", "scaler", "scaler, input", "back", "stop"])
+@pytest.mark.parametrize("case", [*REFUSED, "loss", "scaler", "scaler, input", "weight", "back", "stop"])
 def test_ranks_hold_the_same_to_the_last_bit_whatever_goes_wrong_on_one(loops, case):
     first, second = (rank["spoiled"][case] for rank in loops[0])
     assert {name: first[name] for name in IN_COMMON} == {name: second[name] for name in IN_COMMON}
@@ -157,6 +157,7 @@ def test_ranks_hold_the_same_to_the_last_bit_whatever_goes_wrong_on_one(loops, c
         ("loss", [[5, "log", 1, False]]),
         ("scaler", [[5, "refuse", 1, True]]),
         ("scaler, input", [[5, "refuse", 1, True]]),
+        ("weight", [[5, "refuse", 1, False], [6, "repair", 1, False]]),
         ("back", [[5, "refuse", 1, False], [6, "roll back", 1, False]]),
         ("stop", [[5, "refuse", 1, False], [6, "stop", 1, False]]),
     ],
@@ -164,6 +165,12 @@ def test_ranks_hold_the_same_to_the_last_bit_whatever_goes_wrong_on_one(loops, c
 def test_whatever_is_decided_names_the_rank_that_the_fault_was_on(loops, case, decisions):
     for rank in loops[0]:
         assert rank["spoiled"][case]["decisions"] == decisions
+
+
+def test_a_weight_that_is_damaged_on_one_rank_costs_the_step_that_showed_it_and_no_more(loops):
+    for rank in loops[0]:
+        spoiled, clean = rank["spoiled"]["weight"], rank["clean"]["weight"]
+        assert {**spoiled, "guard": "", "decisions": []} == {**clean, "guard": ""}
 
 
 def test_both_ranks_are_stopped_with_an_explanation(loops):

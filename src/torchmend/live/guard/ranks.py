@@ -24,7 +24,7 @@ logger = logging.getLogger("torchmend.guard")
 T = TypeVar("T")
 
 SMALL = 1 << 16
-"""Elements of the largest gradient whose norm is worth knowing only to name a rank."""
+"""Elements of the largest gradient whose sum is worth knowing only to name a rank."""
 
 FAR, FAR_OF_INPUTS = 2.0, 1000.0
 """A figure stands out among the ranks' when it is so many times the next one; tails of inputs are long."""
@@ -198,7 +198,7 @@ class OwnSide:
     """
 
     def __init__(self, models: Sequence[nn.Module], optimizer: Optimizer, wrapping: Wrapping) -> None:
-        self._norm: Tensor | None = None
+        self._sum: Tensor | None = None
         self._inputs: list[Tensor] = []
         own = [each for each in parameters_of(optimizer) if each.requires_grad]
         if not own or not trained_together(models):
@@ -210,7 +210,7 @@ class OwnSide:
 
     @torch.no_grad()
     def _on_gradient(self, gradient: Tensor) -> None:
-        self._norm = torch.linalg.vector_norm(dense(gradient), math.inf)
+        self._sum = dense(gradient).sum(dtype=torch.float32)
 
     def _before_forward(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         leaves = (each for each in tree_leaves((arguments, keywords)) if isinstance(each, Tensor))
@@ -218,12 +218,12 @@ class OwnSide:
 
     def noted(self, seen: Observation) -> Observation:
         """Note it in what was seen; reads from the device where something is not as it should be."""
-        norm, self._norm = self._norm, None
+        total, self._sum = self._sum, None
         inputs, self._inputs = self._inputs, []
         if seen.gradients_finite and seen.buffers_finite and seen.variances_valid:
             return seen
         largest = max((_largest_of(each) for each in inputs), default=0.0)
-        return replace(seen, own_gradient_finite=norm is None or math.isfinite(float(norm)), own_input=largest)
+        return replace(seen, own_gradient_finite=total is None or math.isfinite(float(total)), own_input=largest)
 
 
 def _largest_of(tensor: Tensor) -> float:
