@@ -26,6 +26,7 @@ from torchmend.live.guard.decisions import Action
 from torchmend.live.guard.events import told
 from torchmend.live.guard.guard import Guard
 from torchmend.live.guard.policy import Policy
+from torchmend.live.guard.ranks import trained_together
 from torchmend.live.guard.ring import Ring
 
 STEPS, AT, PARTS = 8, 5, 2
@@ -317,6 +318,8 @@ def main(folder: Path) -> None:
     spoiled = {name: Run(case, folder, left_out=False).outcome() for name, case in CASES.items()}
     clean = {name: Run(case, folder, left_out=True).outcome() for name, case in CASES.items()}
     results = {"spoiled": spoiled, "clean": clean, "uneven": uneven(), "alone": in_another_group()}
+    wrapped = nn.parallel.DistributedDataParallel(nn.Linear(4, 1))
+    results["compiled"] = [trained_together([each]) for each in (wrapped, torch.compile(wrapped), wrapped.module)]
     results["inside"] = told_of_the_module_inside()
     results["left"] = left_by_the_other()
     (folder / f"{dist.get_rank()}.json").write_text(json.dumps(results))

@@ -90,6 +90,12 @@ def breaks_a_moment(run: Run) -> None:
         next(iter(run.optimizer.state.values()))["exp_avg"][0, 0] = NAN
 
 
+def breaks_a_statistic(run: Run) -> None:
+    """Damage one rank's own statistics, after the last step."""
+    if (run.rank, run.step) == (1, STEPS):
+        run.model[2].running_mean[0] = NAN
+
+
 def breaks_a_weight_everywhere(run: Run) -> None:
     if run.step == STEPS:
         next(run.model.parameters()).data[0, 0] = NAN
@@ -125,6 +131,7 @@ SCENARIOS = {
     "weight": Scenario(breaks_a_weight, options={"ring": Ring(every=1), "check_every": STEPS}),
     "weight, and nothing to go back to": Scenario(breaks_a_weight, options={"ring": None}),
     "moment": Scenario(breaks_a_moment),
+    "statistic": Scenario(breaks_a_statistic, wrapping={"broadcast_buffers": False}),
     "weight of all": Scenario(breaks_a_weight_everywhere, options={"ring": Ring(every=1), "check_every": STEPS}),
     "weight of all, and nothing to go back to": Scenario(breaks_a_weight_everywhere, options={"ring": None}),
 }

@@ -83,6 +83,14 @@ def test_what_one_rank_damaged_it_takes_from_another_so_that_no_step_is_lost(out
         assert outcome["steps"] == 7
 
 
+def test_statistics_that_one_rank_damaged_it_repairs_by_itself_and_all_are_told(outcomes):
+    for rank in range(2):
+        outcome = outcomes["statistic", rank]
+        assert outcome["together"]
+        assert outcome["buffers finite"]
+        assert outcome["decisions"] == [[7, "repair", "", 1]]
+
+
 def test_all_ranks_go_back_when_the_weights_of_all_are_damaged(outcomes):
     for rank in range(2):
         outcome = outcomes["weight of all", rank]
@@ -98,7 +106,7 @@ def test_all_ranks_stop_when_there_is_nothing_to_go_back_to(outcomes):
 
 def test_a_verdict_that_stays_on_the_device_is_refused_aloud(outcomes):
     assert not [name for name, _ in outcomes if name == "lazy"]
-    assert len(outcomes) == 30
+    assert len(outcomes) == 32
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +204,10 @@ def test_uneven_inputs_are_refused_aloud(loops):
 
 def test_a_rank_that_trains_in_a_group_of_its_own_asks_nobody(loops):
     assert [rank["alone"] for rank in loops[0]] == [[], ["step 1: refuse: TM601 weight: norm nan"]]
+
+
+def test_a_wrapper_is_known_inside_of_a_compiled_model(loops):
+    assert [rank["compiled"] for rank in loops[0]] == [[True, True, False]] * 2
 
 
 def test_a_guard_of_the_module_inside_the_wrapper_says_that_each_rank_decides_alone(loops):

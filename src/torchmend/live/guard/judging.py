@@ -94,16 +94,14 @@ class Judge:
         at = self.transactions.index(transaction)
         if not self.evaluation.were_sound:  # before the ranks agree: what one passes over, none may refuse alone
             seen = replace(seen, buffers_finite=True, variances_valid=True, buffer="")
-        mine, seen = (
-            seen,
-            replace(
-                agree(seen, self._models),
-                scaled=self._scaler is not None and self._scaler.is_enabled(),
-                update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
-                is_part=transaction.micro is not None,
-                can_go_back=self.recovery.can_go_back(self.steps),
-                lowest_rate=lowest(transaction.optimizer),
-            ),
+        mine = seen
+        seen = replace(
+            agree(seen, self._models),
+            scaled=self._scaler is not None and self._scaler.is_enabled(),
+            update_ratio=transaction.sampled_updates.ratio if transaction.sampled_updates is not None else 0.0,
+            is_part=transaction.micro is not None,
+            can_go_back=self.recovery.can_go_back(self.steps),
+            lowest_rate=lowest(transaction.optimizer),
         )
         self.gradient_norm = seen.gradient_norm
         self.memory.states[at], decision = decide(self._policy, self.memory.states[at], seen)

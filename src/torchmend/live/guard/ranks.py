@@ -212,7 +212,9 @@ class OwnSide:
     def _on_gradient(self, gradient: Tensor) -> None:
         self._sum = dense(gradient).sum(dtype=torch.float32)
 
-    def _before_forward(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if not module.training:
+            return
         leaves = (each for each in tree_leaves((arguments, keywords)) if isinstance(each, Tensor))
         self._inputs = [each.detach() for each in leaves if each.is_floating_point() and each.numel()]
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision
 from torchmend.live.guard.health import (
+    COMMON,
     MOST_SHOWN,
     Health,
     Patients,
@@ -131,12 +132,12 @@ class Recovery:
         """
         self._checked = step
         health = check(self._patients, step, acts=self._acts, is_routine=is_routine)
-        damaged = by_rank(bool(health.findings), self._models)
-        alone = apart(damaged) if len(damaged) > 1 else None
-        rank = named(alone, self._models)
-        if rank is not None:
-            health = self._healed(health, damaged.index(0))
-        if any(damaged):  # all ranks do the same, and tell the same
+        levels = by_rank(health.level, self._models)
+        rank = named(apart(levels), self._models)
+        sound = next((at for at, level in enumerate(levels) if level < COMMON), None)
+        if max(levels) == COMMON and sound is not None:
+            health = self._healed(health, sound)
+        if any(levels):  # all ranks do the same, and tell the same
             health = _worst(gathered(health, self._models))
         if health.findings and not health.left:
             self._announce(Decision(action=Action.REPAIR, step=step, findings=health.findings, rank=rank))
