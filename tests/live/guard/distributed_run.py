@@ -50,6 +50,7 @@ class Run:
     step: int
     data: Tensor
     model: nn.Module
+    optimizer: torch.optim.Optimizer
     guard: Guard
 
 
@@ -79,7 +80,24 @@ def breaks_what_the_other_does_not_watch(run: Run) -> None:
 
 def breaks_a_weight(run: Run) -> None:
     """Flip a bit of one rank's copy, after the last step."""
+    if run.rank == 1:
+        breaks_a_weight_everywhere(run)
+
+
+def breaks_a_moment(run: Run) -> None:
+    """Damage one rank's copy of the optimizer's state, after the last step."""
     if (run.rank, run.step) == (1, STEPS):
+        next(iter(run.optimizer.state.values()))["exp_avg"][0, 0] = NAN
+
+
+def breaks_a_statistic(run: Run) -> None:
+    """Damage one rank's own statistics, after the last step."""
+    if (run.rank, run.step) == (1, STEPS):
+        run.model[2].running_mean[0] = NAN
+
+
+def breaks_a_weight_everywhere(run: Run) -> None:
+    if run.step == STEPS:
         next(run.model.parameters()).data[0, 0] = NAN
 
 
@@ -112,6 +130,10 @@ SCENARIOS = {
     "not watched by one": Scenario(breaks_what_the_other_does_not_watch, wrapping={"broadcast_buffers": False}),
     "weight": Scenario(breaks_a_weight, options={"ring": Ring(every=1), "check_every": STEPS}),
     "weight, and nothing to go back to": Scenario(breaks_a_weight, options={"ring": None}),
+    "moment": Scenario(breaks_a_moment),
+    "statistic": Scenario(breaks_a_statistic, wrapping={"broadcast_buffers": False}),
+    "weight of all": Scenario(breaks_a_weight_everywhere, options={"ring": Ring(every=1), "check_every": STEPS}),
+    "weight of all, and nothing to go back to": Scenario(breaks_a_weight_everywhere, options={"ring": None}),
 }
 
 
@@ -124,7 +146,7 @@ def train(rank: int, scenario: Scenario) -> dict[str, Any]:
     with Guard(model, optimizer, **scenario.options) as guard:
         for step in range(STEPS + 1):
             if step == STEPS:
-                scenario.fault(Run(rank, step, torch.zeros(1, 1), inner, guard))
+                scenario.fault(Run(rank, step, torch.zeros(1, 1), inner, optimizer, guard))
                 stopped = stopped or stop_of(guard.check)
                 break
             stopped = stop_of(lambda step=step: take(rank, step, scenario, model, optimizer, guard))
@@ -135,7 +157,9 @@ def train(rank: int, scenario: Scenario) -> dict[str, Any]:
     return {
         "together": together(torch.cat([*weights, *moments])),
         "decisions": [
-            (each.step, each.action.value, each.origin) for each in guard.events.decisions if each.action.value != "log"
+            (each.step, each.action.value, each.origin, each.rank)
+            for each in guard.events.decisions
+            if each.action.value != "log"
         ],
         "stopped": stopped,
         "buffers finite": all(bool(each.isfinite().all()) for each in inner.buffers()),
@@ -161,7 +185,7 @@ def take(rank: int, step: int, scenario: Scenario, model: Any, optimizer: Any, g
         target = data.sum(1).clamp(-3, 3)
         with contextlib.nullcontext() if is_last else model.no_sync():
             if part == 0 and step < STEPS:
-                scenario.fault(Run(rank, step, data, model.module, guard))
+                scenario.fault(Run(rank, step, data, model.module, optimizer, guard))
             (functional.mse_loss(model(data).squeeze(1), target) / scenario.micro_batches).backward()
     optimizer.step()
 

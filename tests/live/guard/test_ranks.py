@@ -10,7 +10,12 @@ import torch
 from torch import nn
 
 from live.guard.training import batch, kept, net, same, train
+from torchmend.facts.codes import Code, Severity
+from torchmend.live.guard.decisions import Action, Decision
+from torchmend.live.guard.events import data, told
 from torchmend.live.guard.guard import Guard
+from torchmend.live.guard.ranks import apart, standing_out
+from torchmend.rules.evidence import finding
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +32,23 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("scenario", "origin", "batches"),
+    ("scenario", "origin", "batches", "seen_by"),
     [
-        ("statistics", "2.running_var", 6),
-        ("statistics that are broadcast", "2.running_var", 6),
-        ("loss", "2.running_mean", 6),
-        ("loss, gradients in buckets", "2.running_mean", 6),
-        ("buffer", "0.one", 6),
-        ("accumulation", "2.running_mean", 12),
-        ("accumulation of statistics", "2.running_var", 12),
-        ("not watched by one", "2.running_var", 6),
+        ("statistics", "2.running_var", 6, 1),
+        ("statistics that are broadcast", "2.running_var", 6, 1),
+        ("loss", "2.running_mean", 6, 1),
+        ("loss, gradients in buckets", "2.running_mean", 6, 1),
+        ("buffer", "0.one", 6, 1),
+        ("accumulation", "2.running_mean", 12, 1),
+        ("accumulation of statistics", "2.running_var", 12, 1),
+        ("not watched by one", "2.running_var", 6, 0),
     ],
 )
-def test_what_one_rank_sees_all_refuse(outcomes, scenario, origin, batches):
+def test_what_one_rank_sees_all_refuse_and_name_it(outcomes, scenario, origin, batches, seen_by):
     for rank in range(2):
         assert outcomes[scenario, rank] == {
             "together": True,
-            "decisions": [[3, "refuse", origin]],
+            "decisions": [[3, "refuse", origin, seen_by]],
             "stopped": None,
             "buffers finite": True,
             "batches": batches,
@@ -61,25 +66,178 @@ def test_a_micro_batch_that_one_rank_drops_all_drop(outcomes):
 def test_faults_count_by_the_same_origin_on_all_ranks_so_that_they_stop_together(outcomes):
     for rank in range(2):
         outcome = outcomes["buffers in turn", rank]
-        assert outcome["decisions"] == [[1, "refuse", "0.one"], [2, "refuse", "0.two"], [3, "stop", "0.one"]]
+        assert outcome["decisions"] == [
+            [1, "refuse", "0.one", 1],
+            [2, "refuse", "0.two", 1],
+            [3, "stop", "0.one", 1],
+        ]
         assert outcome["buffers finite"]
 
 
-def test_all_ranks_go_back_when_the_weights_of_one_are_damaged(outcomes):
+@pytest.mark.parametrize("scenario", ["weight", "weight, and nothing to go back to", "moment"])
+def test_what_one_rank_damaged_it_takes_from_another_so_that_no_step_is_lost(outcomes, scenario):
     for rank in range(2):
-        outcome = outcomes["weight", rank]
+        outcome = outcomes[scenario, rank]
         assert outcome["together"]
-        assert outcome["decisions"] == [[7, "roll back", ""]]
+        assert outcome["decisions"] == [[7, "repair", "", 1]]
+        assert outcome["steps"] == 7
+
+
+def test_statistics_that_one_rank_damaged_it_repairs_by_itself_and_all_are_told(outcomes):
+    for rank in range(2):
+        outcome = outcomes["statistic", rank]
+        assert outcome["together"]
+        assert outcome["buffers finite"]
+        assert outcome["decisions"] == [[7, "repair", "", 1]]
+
+
+def test_all_ranks_go_back_when_the_weights_of_all_are_damaged(outcomes):
+    for rank in range(2):
+        outcome = outcomes["weight of all", rank]
+        assert outcome["together"]
+        assert outcome["decisions"] == [[7, "roll back", "", None]]
 
 
 def test_all_ranks_stop_when_there_is_nothing_to_go_back_to(outcomes):
-    assert "what another rank found cannot be repaired" in outcomes["weight, and nothing to go back to", 0]["stopped"]
-    assert "1.weight cannot be repaired" in outcomes["weight, and nothing to go back to", 1]["stopped"]
+    for rank in range(2):
+        why = outcomes["weight of all, and nothing to go back to", rank]["stopped"]
+        assert "1.weight cannot be repaired" in why
 
 
 def test_a_verdict_that_stays_on_the_device_is_refused_aloud(outcomes):
     assert not [name for name, _ in outcomes if name == "lazy"]
-    assert len(outcomes) == 24
+    assert len(outcomes) == 32
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory):
+    """Run whole training loops once, started by torchrun: what each of two ranks held afterwards."""
+    script, folder = Path(__file__).with_name("agreement_run.py"), tmp_path_factory.mktemp("loops")
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(script), str(folder)],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    lines = [json.loads(line) for rank in range(2) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
+    return ranks, lines
+
+
+IN_COMMON = ("weights", "average", "moments", "schedule", "scaler", "guard", "decisions", "stopped")
+
+REFUSED = [
+    "statistics",
+    "statistics, sent",
+    "statistics, synchronised",
+    "statistics, early part",
+    "statistics, last part",
+    "input",
+    "input, synchronised",
+    "input, early part",
+    "gradient",
+    "gradient, early part",
+    "gradient, in buckets",
+    "outlier",
+    "dropped early part",
+    "dropped last part",
+    "dropped last part, in buckets",
+]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_both_ranks_refuse_what_rank_1_did_and_go_on_as_if_it_had_never_come(loops, case):
+    for rank in loops[0]:
+        spoiled, clean = rank["spoiled"][case], rank["clean"][case]
+        assert spoiled["decisions"] == [[5, "refuse", 1, False]]
+        assert {**spoiled, "guard": "", "decisions": []} == {**clean, "guard": ""}
+        assert spoiled["finite"]
+
+
+@pytest.mark.parametrize("case", [*REFUSED, "loss", "scaler", "scaler, input", "weight", "back", "stop"])
+def test_ranks_hold_the_same_to_the_last_bit_whatever_goes_wrong_on_one(loops, case):
+    first, second = (rank["spoiled"][case] for rank in loops[0])
+    assert {name: first[name] for name in IN_COMMON} == {name: second[name] for name in IN_COMMON}
+
+
+@pytest.mark.parametrize(
+    ("case", "decisions"),
+    [
+        ("loss", [[5, "log", 1, False]]),
+        ("scaler", [[5, "refuse", 1, True]]),
+        ("scaler, input", [[5, "refuse", 1, True]]),
+        ("weight", [[5, "refuse", 1, False], [6, "repair", 1, False]]),
+        ("back", [[5, "refuse", 1, False], [6, "roll back", 1, False]]),
+        ("stop", [[5, "refuse", 1, False], [6, "stop", 1, False]]),
+    ],
+)
+def test_whatever_is_decided_names_the_rank_that_the_fault_was_on(loops, case, decisions):
+    for rank in loops[0]:
+        assert rank["spoiled"][case]["decisions"] == decisions
+
+
+def test_a_weight_that_is_damaged_on_one_rank_costs_the_step_that_showed_it_and_no_more(loops):
+    for rank in loops[0]:
+        spoiled, clean = rank["spoiled"]["weight"], rank["clean"]["weight"]
+        assert {**spoiled, "guard": "", "decisions": []} == {**clean, "guard": ""}
+
+
+def test_both_ranks_are_stopped_with_an_explanation(loops):
+    for rank in loops[0]:
+        assert "the fault is in the set-up" in rank["spoiled"]["stop"]["stopped"]
+
+
+def test_an_overflow_of_one_rank_lowers_the_scale_and_undoes_the_statistics_of_both(loops):
+    for rank in loops[0]:
+        spoiled, clean = rank["spoiled"]["scaler"], rank["clean"]["scaler"]
+        assert spoiled["scaler"] != clean["scaler"]
+        assert [spoiled[name] for name in ("weights", "buffers")] == [clean[name] for name in ("weights", "buffers")]
+
+
+def test_the_lines_of_both_ranks_name_the_rank(loops):
+    assert [(line["step"], line["action"], line["rank"]) for line in loops[1]] == [(5, "refuse", 1)] * 2
+
+
+def test_uneven_inputs_are_refused_aloud(loops):
+    for rank in loops[0]:
+        assert "does not support uneven inputs" in rank["uneven"]
+
+
+def test_a_rank_that_trains_in_a_group_of_its_own_asks_nobody(loops):
+    assert [rank["alone"] for rank in loops[0]] == [[], ["step 1: refuse: TM601 weight: norm nan"]]
+
+
+def test_a_wrapper_is_known_inside_of_a_compiled_model(loops):
+    assert [rank["compiled"] for rank in loops[0]] == [[True, True, False]] * 2
+
+
+def test_a_guard_of_the_module_inside_the_wrapper_says_that_each_rank_decides_alone(loops):
+    for rank in loops[0]:
+        assert "pass the wrapper to the guard" in rank["inside"][0]
+
+
+def test_when_one_rank_fails_the_other_gets_the_error_of_torch_and_hangs_no_longer_than_its_timeout(loops):
+    assert [rank["left"] for rank in loops[0]] == ["RuntimeError", ""]
+
+
+@pytest.mark.parametrize(
+    ("signs", "rank"), [([False, True], 1), ([True, False, True], 0), ([True, True], None), ([False, False], None)]
+)
+def test_a_rank_is_named_by_what_not_all_of_them_show(signs, rank):
+    assert apart(signs) == rank
+
+
+@pytest.mark.parametrize(
+    ("figures", "rank"), [([1.0, 9.0], 1), ([9.0, 1.0, 2.0], 0), ([5.0, 4.0], None), ([-9.0, -1.0], None)]
+)
+def test_a_rank_is_named_by_a_figure_that_is_far_above_those_of_the_others(figures, rank):
+    assert standing_out(figures, 2.0) == rank
+
+
+def test_a_decision_that_names_a_rank_is_told_with_it():
+    found = finding(Code.GRADIENT_NOT_FINITE, Severity.ERROR, detail="0.weight: norm nan")
+    decision = Decision(action=Action.REFUSE, step=3, findings=(found,), rank=1)
+    assert told(decision) == "step 3: refuse: on rank 1, TM601 0.weight: norm nan"
+    assert data(decision)["rank"] == 1
 
 
 def test_statistics_of_synchronised_layers_are_undone():

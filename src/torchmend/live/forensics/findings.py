@@ -53,6 +53,7 @@ class Localisation:
         note: What else has to be said.
         largest: The largest magnitude in the numbers of those examples; 0.0 if it was not looked at.
         usual: The largest in all others.
+        exchanges: Whether ranks exchange values in the step, so that no part of the batch could be tried alone.
     """
 
     cause: Cause
@@ -71,6 +72,12 @@ class Localisation:
     note: str = ""
     largest: float = 0.0
     usual: float = 0.0
+    exchanges: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a place was found."""
+        return self.cause not in (Cause.NOT_AGAIN, Cause.UNKNOWN)
 
     @property
     def is_out_of_range(self) -> bool:
@@ -120,7 +127,9 @@ class Localisation:
     def which(self) -> str:
         """Say which examples it takes; empty if that was not looked for."""
         if not self.samples:
-            return ""
+            return "parts of the batch were not tried: the ranks exchange values in the step" if self.exchanges else ""
+        if len(self.samples) == self.of and self.cause is Cause.INPUT:
+            return f"all {self.of}"
         if len(self.samples) == self.of:
             return f"the whole batch of {self.of}; no smaller part shows it" if self.of > 1 else "the only one"
         listed = ", ".join(map(str, self.samples[:8])) + (", ..." if len(self.samples) > 8 else "")

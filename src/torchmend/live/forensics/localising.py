@@ -21,18 +21,17 @@ MOST_GUILTY = 3
 """Groups of guilty examples that are looked for."""
 
 
-def localise(rerun: Rerun, *, loss_finite: bool = True, divides: bool = True) -> Localisation:
+def localise(rerun: Rerun, *, loss_finite: bool = True) -> Localisation:
     """Run a batch again under probes, and say where it went wrong.
 
     Args:
         rerun: The batch.
         loss_finite: Whether the loss was finite in the step, or is not known.
-        divides: Whether the smallest part of the batch is looked for that still shows it.
     """
     rerun.restore()
     probe = Probe(rerun.models, rerun.inputs())
     shown = rerun.run(probe)
-    found = _found(rerun, probe, shown, loss_finite=loss_finite)
+    found = replace(_found(rerun, probe, shown, loss_finite=loss_finite), exchanges=probe.exchanges)
     count = rerun.examples
     if count < 2:
         return replace(found, of=count)
@@ -41,7 +40,7 @@ def localise(rerun: Rerun, *, loss_finite: bool = True, divides: bool = True) ->
     if shown.given:
         given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
         return replace(found, samples=given if len(given) < count else (), of=count)
-    if divides and shown and found.cause in (Cause.MODULE, Cause.LOSS):
+    if not probe.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
         part, others = guilty_part(lambda part: _still(rerun, part, shown), count)
         note = "other examples show it as well" if others else ""
         largest, usual = _magnitudes(rerun, part) if len(part) < count else (0.0, 0.0)

@@ -94,12 +94,14 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs: Tensors that come from outside, with their names.
 
     Attributes:
+        exchanges: Whether an operation exchanged values with other ranks.
         after: The last module that ended inside of the outermost one, by name.
     """
 
     def __init__(self, models: Sequence[nn.Module], inputs: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.after = ""
+        self.exchanges = False
         self._names = _names_of(models)
         self._sources = {
             **{_storage(each): f"input {name}" for name, each in inputs if _is_looked_at(each)},
@@ -200,6 +202,7 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._marks[0].append(torch.autograd._get_sequence_nr() - 1)  # type: ignore[attr-defined]
             self._marks[1].append(place)
         kwargs = kwargs or {}
+        self.exchanges |= "c10d" in func._schema.name
         inputs = _looked_at((args, kwargs))
         mutates = func._schema.is_mutable
         before = self._origins_in(inputs) if mutates else []

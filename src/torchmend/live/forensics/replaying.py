@@ -52,7 +52,7 @@ class Replay:
 
         None where it does not fail here, or only in code that was not run, or where the code insists on its types.
         """
-        if self.now.cause in (Cause.NOT_AGAIN, Cause.UNKNOWN) or (self.now.cause is Cause.LOSS and not self.with_loss):
+        if not self.now.is_known or (self.now.cause is Cause.LOSS and not self.with_loss):
             return None
         if self.wider["float64"].cause is Cause.UNKNOWN:
             return None

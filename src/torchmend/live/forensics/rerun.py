@@ -100,11 +100,11 @@ class Rerun:
     def inputs(self) -> list[tuple[str, Tensor]]:
         """Return what comes from outside, named."""
         if self.loss is not None:
-            return [(f"{at}", each) for at, each in enumerate(tensors_of(self.batch))]
+            return [(f"tensor {at} of the batch", each) for at, each in enumerate(tensors_of(self.batch))]
         found = []
         for call in self.calls:
-            where = f"{call.name or 'model'}"
-            found += [(f"{at} of {where}", each) for at, each in enumerate(tensors_of(call.arguments))]
+            where = call.name or "the model"
+            found += [(f"argument {at} of {where}", each) for at, each in enumerate(tensors_of(call.arguments))]
             for key, value in call.keywords.items():
                 found += [(f"{key} of {where}", each) for each in tensors_of(value)]
         return found

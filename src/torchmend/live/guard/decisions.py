@@ -49,6 +49,9 @@ class Observation:
         is_part: Whether it is of one micro-batch that may be dropped alone.
         can_go_back: Whether there is a snapshot to go back to.
         lowest_rate: The lowest learning rate that is known without a wait; 0.0 if none is below.
+        own_gradient_finite: Whether a gradient of this rank was finite before it was averaged with the others'.
+        own_input: Largest absolute value that the models were called with, Inf for NaN; 0.0 if it was not looked at.
+        rank: Where several train together, the first that saw what not all of them saw; else None.
     """
 
     step: int = 0
@@ -68,6 +71,9 @@ class Observation:
     is_part: bool = False
     can_go_back: bool = False
     lowest_rate: float = 0.0
+    own_gradient_finite: bool = True
+    own_input: float = 0.0
+    rank: int | None = None
 
     @property
     def origin(self) -> str:
@@ -89,6 +95,7 @@ class Decision:
         is_odd: Whether any signal says that the step is out of proportion; the next is looked at more closely.
         explanation: For STOP: what was seen, and what to change.
         incident: What running the batch again told, if it was.
+        rank: Where several train together, the one that the fault was on; None if all saw it, or nobody can tell.
     """
 
     action: Action
@@ -100,6 +107,7 @@ class Decision:
     is_odd: bool = False
     explanation: str = ""
     incident: Incident | None = None
+    rank: int | None = None
 
     @property
     def happens(self) -> bool:

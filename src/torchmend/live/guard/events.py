@@ -61,6 +61,7 @@ def data(decision: Decision) -> dict[str, Any]:
         "step": decision.step,
         "action": decision.action.value,
         "origin": decision.origin,
+        "rank": decision.rank,
         "by_scaler": decision.by_scaler,
         "findings": [{"code": each.code.value, "detail": each.detail or each.place} for each in decision.findings],
         "explanation": decision.explanation,
@@ -72,5 +73,6 @@ def told(decision: Decision, *, observe_only: bool = False) -> str:
     """Say a decision in one line."""
     verb = f"would {decision.action.value}" if observe_only else decision.action.value
     why = "; ".join(f"{each.code.value} {each.detail or each.place or each.message}" for each in decision.findings)
-    line = f"step {decision.step}: {verb}{' (by the GradScaler)' if decision.by_scaler else ''}: {why}"
+    where = "" if decision.rank is None else f"on rank {decision.rank}, "
+    line = f"step {decision.step}: {verb}{' (by the GradScaler)' if decision.by_scaler else ''}: {where}{why}"
     return f"{line}\n{decision.incident}" if decision.incident is not None else line

@@ -26,6 +26,7 @@ from torchmend.live.guard.micro import MicroBatches
 from torchmend.live.guard.options import as_list, listed, one_element, options_of, refuse_unsupported
 from torchmend.live.guard.ownership import owned_modules
 from torchmend.live.guard.preflight import inspect, watch_loads, watch_starved
+from torchmend.live.guard.ranks import warn_if_alone
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
 from torchmend.live.guard.states import restored_policy_state
@@ -115,6 +116,7 @@ class Guard:
     # Attaching
 
     def _attach(self, schedulers: list[Any], averages: list[Any]) -> None:
+        warn_if_alone(self.models)
         acts = not self.options.observe_only
         judge = self._judge
         owned = owned_modules(self.models, self.optimizers)

@@ -21,6 +21,9 @@ logger = logging.getLogger("torchmend.guard")
 MOST_SHOWN = 5
 """Findings that are logged one by one."""
 
+COMMON = 2
+"""Level of damage to what all ranks that train together hold alike: weights, optimizer state, averages."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
@@ -35,6 +38,12 @@ class Health:
     findings: tuple[Finding, ...] = ()
     repaired: int = 0
     left: tuple[Finding, ...] = ()
+
+    @property
+    def level(self) -> int:
+        """0 if all is well, 1 if only statistics are damaged, which each rank has for itself, else COMMON."""
+        in_common = any(not is_statistic(each.place) for each in self.findings)
+        return COMMON if in_common else int(bool(self.findings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,11 @@ def _examined(patients: Patients, *, acts: bool) -> Health:
         else:
             left += damaged
     return Health(findings=tuple(findings), repaired=repaired, left=tuple(left))
+
+
+def still_damaged(patients: Patients) -> tuple[Finding, ...]:
+    """Return what is wrong with models, optimizers and averages, and change nothing."""
+    return () if _are_evidently_sound(patients) else _examined(patients, acts=False).left
 
 
 def _outside(findings: Iterable[Finding], legal: frozenset[str]) -> list[Finding]:

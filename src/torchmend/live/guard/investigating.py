@@ -21,7 +21,7 @@ from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.options import GuardOptions
 from torchmend.live.guard.ownership import inner_model, plain
-from torchmend.live.guard.ranks import gathered, trained_together, worst
+from torchmend.live.guard.ranks import by_rank, gathered, named, place_among
 from torchmend.live.guard.transaction import Transaction
 from torchmend.live.rerunning import rerunning
 
@@ -77,27 +77,37 @@ class Investigator:
         return self._count < MOST and (last is None or seen.step - last >= PAUSE)
 
     def investigate(self, seen: Observation, decision: Decision) -> Incident:
-        """Run the batch again, and say what was found. Everything is as it was before, at the end."""
+        """Run the batch again, and say what was found. Everything is as it was before, at the end.
+
+        Where several ranks train the models all come here, each runs its own batch, and they tell the same.
+        """
         self._seen[_key(seen)] = seen.step
         self._count += 1
         calls = self.recorder.calls
         why = self._why_not(calls)
-        rerun = self._rerun(calls, seen)
         with self._as_it_was():
-            mine = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
-            rank, found = self._agreed(mine)
-            if found.cause is not Cause.UNKNOWN:
-                self.last = found.sentence + (f" ({found.how})" if found.how else "")
-            incident = self._incident(rerun, seen, decision, found, rank)
-            if why or self._writer is None or mine != found or self._writer.is_full:
-                return incident
-            self._restore()
-            return replace(incident, capsule=self._writer.write(rerun, incident))
+            rerun = self._rerun(calls, seen)
+            found = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
+            every = gathered(self._incident(rerun, seen, decision, found), self._wrapped)
+            showing = [at for at, each in enumerate(every) if each.found.is_known]
+            at = showing[0] if showing else 0
+            incident = every[at]
+            if 0 < len(showing) < len(every):
+                incident = replace(incident, rank=named(at, self._wrapped))
+            if incident.found.is_known:
+                self.last = incident.found.sentence + (f" ({incident.found.how})" if incident.found.how else "")
+            return replace(incident, capsule=self._kept(rerun, incident, at) if not why else "")
 
-    def _incident(
-        self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation, rank: int | None
-    ) -> Incident:
-        remedies = () if _shares_statistics(self._wrapped) or not rerun.calls else tried(rerun, found)
+    def _kept(self, rerun: Rerun, incident: Incident, at: int) -> str:
+        """Have the rank that the incident is of write a capsule; return its folder, or nothing."""
+        if self._writer is None or self._writer.is_full:
+            return ""
+        self._restore()
+        written = self._writer.write(rerun, incident) if place_among(self._wrapped) == at else ""
+        return "".join(gathered(written, self._wrapped))
+
+    def _incident(self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation) -> Incident:
+        remedies = tried(rerun, found) if found.is_known and not found.exchanges else ()
         is_scaled = seen.scale > 1 and found.backward and found.cause is Cause.LOSS and found.value != "NaN"
         by_scale = is_scaled or any(each.helped and each.kind is Kind.SCALE for each in remedies)
         return Incident(
@@ -107,7 +117,7 @@ class Investigator:
             found=found,
             code=Code.SCALE_TOO_HIGH if by_scale else cause_of(found),
             remedies=remedies,
-            rank=rank,
+            rank=seen.rank,
             loss=seen.loss,
         )
 
@@ -125,12 +135,12 @@ class Investigator:
     def _found(self, rerun: Rerun, seen: Observation) -> Localisation:
         finite = seen.loss is None or math.isfinite(seen.loss)
         try:
-            return localise(rerun, loss_finite=finite, divides=not _shares_statistics(self._wrapped))
+            return localise(rerun, loss_finite=finite)
         except Exception as error:  # the user's code may raise anything when it is run once more
             return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {error}")
 
     def _why_not(self, calls: Sequence[Call]) -> str:
-        """Say why the batch cannot be run again; empty if it can. Ranks that share statistics all can, or none."""
+        """Say why the batch cannot be run again; empty if it can. Ranks may exchange values in it: all can, or none."""
         why = ""
         if not calls:
             why = (
@@ -138,7 +148,7 @@ class Investigator:
             )
         elif not all(each.is_intact for each in calls):
             why = "the batch was overwritten before it could be run again"
-        if _shares_statistics(self._wrapped) and worst(int(bool(why)), self._wrapped) and not why:
+        if any(by_rank(int(bool(why)), self._wrapped)) and not why:
             why = "another rank could not run its batch again"
         return why
 
@@ -148,8 +158,7 @@ class Investigator:
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
-        named = [(plain(name), module) for model in self._models for name, module in model.named_modules()]
-        now = BufferStore(named)
+        now = BufferStore([(plain(name), each) for model in self._models for name, each in model.named_modules()])
         now.save()
         devices = list({each.device for model in self._models for each in model.parameters()})
         try:
@@ -158,25 +167,9 @@ class Investigator:
         finally:
             now.restore()
 
-    def _agreed(self, found: Localisation) -> tuple[int | None, Localisation]:
-        """Return what the first rank found that found anything, with its number."""
-        every = gathered(found, self._wrapped)
-        if every is None:
-            return None, found
-        told = (at for at, each in enumerate(every) if each.cause not in (Cause.NOT_AGAIN, Cause.UNKNOWN))
-        rank = next(told, 0)
-        return rank, every[rank]
-
 
 def _key(seen: Observation) -> str:
     return seen.origin or "the loss"
-
-
-def _shares_statistics(models: Sequence[nn.Module]) -> bool:
-    """Return whether a forward pass needs all ranks."""
-    return trained_together(models) and any(
-        isinstance(each, nn.SyncBatchNorm) for model in models for each in model.modules()
-    )
 
 
 def _what(seen: Observation) -> str:

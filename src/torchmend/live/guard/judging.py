@@ -16,7 +16,7 @@ from torchmend.live.guard.holding import Held
 from torchmend.live.guard.investigating import Investigator
 from torchmend.live.guard.options import GuardOptions, policy_of
 from torchmend.live.guard.policy import decide
-from torchmend.live.guard.ranks import agree
+from torchmend.live.guard.ranks import agree, with_rank
 from torchmend.live.guard.rates import lowest
 from torchmend.live.guard.recovery import Recovery
 from torchmend.live.guard.reservoir import Reservoir
@@ -97,6 +97,7 @@ class Judge:
         at = self.transactions.index(transaction)
         if not self.evaluation.were_sound:  # before the ranks agree: what one passes over, none may refuse alone
             seen = replace(seen, buffers_finite=True, variances_valid=True, buffer="")
+        mine = seen
         seen = replace(
             agree(seen, self._models),
             scaled=self._scaler is not None and self._scaler.is_enabled(),
@@ -107,6 +108,7 @@ class Judge:
         )
         self.gradient_norm = seen.gradient_norm
         self.memory.states[at], decision = decide(self._policy, self.memory.states[at], seen)
+        decision = with_rank(decision, mine, self._models)
         if decision.is_odd and transaction.sampled_updates is not None:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):

@@ -234,7 +234,7 @@ def _given_up(seen: Observation, findings: tuple[Finding, ...]) -> tuple[PolicyS
 
 def _decision(action: Action, seen: Observation, findings: tuple[Finding, ...]) -> Decision:
     origin = "" if action in (Action.PROCEED, Action.LOG) else seen.origin
-    return Decision(action=action, step=seen.step, findings=findings, origin=origin)
+    return Decision(action=action, step=seen.step, findings=findings, origin=origin, rank=seen.rank)
 
 
 def _damage(seen: Observation) -> Iterator[Finding]:

@@ -10,10 +10,19 @@ from torch.optim import Optimizer
 
 from torchmend.facts.findings import Finding
 from torchmend.live.guard.decisions import Action, Decision
-from torchmend.live.guard.health import MOST_SHOWN, Health, Patients, check, infinite_buffers, not_finite_buffers
+from torchmend.live.guard.health import (
+    COMMON,
+    MOST_SHOWN,
+    Health,
+    Patients,
+    check,
+    infinite_buffers,
+    not_finite_buffers,
+    still_damaged,
+)
 from torchmend.live.guard.options import GuardOptions
 from torchmend.live.guard.ownership import averaged_model
-from torchmend.live.guard.ranks import worst
+from torchmend.live.guard.ranks import apart, by_rank, gathered, named, take_from
 from torchmend.live.guard.rates import lower
 from torchmend.live.guard.ring import Snapshots
 from torchmend.live.guard.sensing.catalogue import Sensor
@@ -123,17 +132,30 @@ class Recovery:
         """
         self._checked = step
         health = check(self._patients, step, acts=self._acts, is_routine=is_routine)
-        level = worst(2 if health.left else 1 if health.findings else 0, self._models)  # all ranks go back, or none
-        is_lost = level == 2
-        if health.findings and not is_lost:
-            self._announce(Decision(action=Action.REPAIR, step=step, findings=health.findings))
-        elif is_lost and self.can_go_back(step):
-            self._announce(Decision(action=Action.ROLL_BACK, step=step, findings=health.left))
-        elif is_lost:
-            self._stop(step, health.left)
-        elif not (level or self._doubts) and self._snapshots is not None and self._snapshots.is_due(step):
+        levels = by_rank(health.level, self._models)
+        rank = named(apart(levels), self._models)
+        sound = next((at for at, level in enumerate(levels) if level < COMMON), None)
+        if max(levels) == COMMON and sound is not None:
+            health = self._healed(health, sound)
+        if any(levels):  # all ranks do the same, and tell the same
+            health = _worst(gathered(health, self._models))
+        if health.findings and not health.left:
+            self._announce(Decision(action=Action.REPAIR, step=step, findings=health.findings, rank=rank))
+        elif health.left and self.can_go_back(step):
+            self._announce(Decision(action=Action.ROLL_BACK, step=step, findings=health.left, rank=rank))
+        elif health.left:
+            self._stop(step, health.left, rank)
+        elif not self._doubts and self._snapshots is not None and self._snapshots.is_due(step):
             self._snapshots.take(step)
         return health
+
+    def _healed(self, health: Health, sound: int) -> Health:
+        """Have all ranks take what they hold in common from a sound one; return what is left of the damage then."""
+        if not self._acts:
+            return health
+        take_from(sound, self._models, self._optimizers, self._averages)
+        logger.warning("Weights, optimizer state and averages were taken from rank %d.", sound)
+        return replace(health, left=still_damaged(self._patients)) if health.left else health
 
     def go_back(self, decision: Decision, step: int) -> None:
         """Go back to a snapshot; stop where there is none.
@@ -154,8 +176,8 @@ class Recovery:
             lost += f"; learning rates are {factor:g} of what they were"
         logger.warning("%s", lost)
 
-    def _stop(self, step: int, findings: Sequence[Finding]) -> None:
-        places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN]) or "what another rank found"
+    def _stop(self, step: int, findings: Sequence[Finding], rank: int | None = None) -> None:
+        places = ", ".join(each.place or each.detail for each in findings[:MOST_SHOWN])
         back = self._snapshots.newest(step, again=True) if self._snapshots is not None else None
         if self._snapshots is None:
             left = "and no snapshots are kept (pass ring=Ring()). Go on from a healthy checkpoint."
@@ -164,11 +186,17 @@ class Recovery:
         else:
             self._snapshots.go_back(step, again=True)
             left = f"and going back did not help. The run was left as it was at step {back}, when it was healthy."
-        why = f"At step {step} {places} cannot be repaired, {left}"
-        self._announce(Decision(action=Action.STOP, step=step, findings=tuple(findings), explanation=why))
+        where = "" if rank is None else f" of rank {rank}"
+        why = f"At step {step} {places}{where} cannot be repaired, {left}"
+        self._announce(Decision(action=Action.STOP, step=step, findings=tuple(findings), explanation=why, rank=rank))
 
     def lower_rates(self) -> None:
         """Make all learning rates smaller."""
         factor = self._options.policy.rate_factor
         lower(self._optimizers, self._schedulers, factor)
         logger.warning("learning rates are %g of what they were", factor)
+
+
+def _worst(healths: Sequence[Health]) -> Health:
+    """Return what the ranks' checks found, told by the one that has most left: the same for all of them."""
+    return max(healths, key=lambda each: (len(each.left), len(each.findings)))

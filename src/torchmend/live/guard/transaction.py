@@ -26,6 +26,7 @@ from torchmend.live.guard.ownership import (
     names_of,
     parameters_of,
 )
+from torchmend.live.guard.ranks import OwnSide, average
 from torchmend.live.guard.sensing.catalogue import Sensor
 from torchmend.live.guard.sensing.reading import Figures, confirmed, measure, observation
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
@@ -93,6 +94,7 @@ class Transaction:
         self._closed = closed
         self._acts = acts
         self._sensors = sensors
+        self._own: OwnSide | None = None
         self._safe = safe or is_skipped_by_empty_gradients(optimizer)
         self._named: dict[Tensor, str] = {}
         self._refused_mark: Mark | None = None
@@ -138,6 +140,7 @@ class Transaction:
                 wrapping.hook(module.register_forward_pre_hook(EagerHook(self._before_forward)))
         for each in announcing_parameters(self._models, self.optimizer):
             wrapping.hook(each.register_hook(Hook(functools.partial(self._on_gradient, each))))  # type: ignore[no-untyped-call]
+        self._own = OwnSide(self._models, self.optimizer, wrapping)
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
@@ -177,6 +180,8 @@ class Transaction:
                 self.micro.keep(parameters)
         elif self.micro is not None and not decision.by_scaler and decision.action is Action.REFUSE:
             self.micro.drop(parameters)
+            if self.micro.good:
+                average(parameters, self._models)
             self.refused = decision if self.micro.good == 0 else None
         else:
             self.refused = decision
@@ -187,7 +192,8 @@ class Transaction:
     def _look(self) -> Observation:
         """Look at what backward left, with one read from the device if all is well."""
         gradients, figures = self._measured()
-        self.seen = confirmed(observation(figures, figures.values.tolist()), gradients, self.buffers.first_bad)
+        seen = confirmed(observation(figures, figures.values.tolist()), gradients, self.buffers.first_bad)
+        self.seen = seen if self._own is None else self._own.noted(seen)
         if self.clipper is not None:
             self.clipper.note(self.seen.gradient_norm, parameters_of(self.optimizer))
         return self.seen

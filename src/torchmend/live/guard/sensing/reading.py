@@ -82,7 +82,7 @@ def measure(
         extras: Figures of sampled sensors, to be read along.
         step: The step's number.
     """
-    scalars = [_total_norm([_dense(each) for each in gradients])]
+    scalars = [_total_norm([dense(each) for each in gradients])]
     for each in watched:
         scalars += _bounds(each)
     for known in (loss, scale):
@@ -144,11 +144,11 @@ def confirmed(seen: Observation, gradients: Mapping[str, Tensor], first_bad: Cal
         first_bad: Names the first watched buffer that is not as it should be; empty if all are.
     """
     if not seen.gradients_finite:
-        name = next((name for name, each in gradients.items() if not bool(_dense(each).isfinite().all())), "")
+        name = next((name for name, each in gradients.items() if not bool(dense(each).isfinite().all())), "")
         if name:
             seen = replace(seen, gradient=name)
         else:
-            wide = _wide_norm([_dense(each) for each in gradients.values()]) / seen.scale
+            wide = _wide_norm([dense(each) for each in gradients.values()]) / seen.scale
             seen = replace(seen, gradients_finite=True, gradient_norm=wide, overflowed=True)
     if not (seen.buffers_finite and seen.variances_valid):
         name = first_bad()
@@ -158,7 +158,8 @@ def confirmed(seen: Observation, gradients: Mapping[str, Tensor], first_bad: Cal
     return seen
 
 
-def _dense(gradient: Tensor) -> Tensor:
+def dense(gradient: Tensor) -> Tensor:
+    """Return a gradient's elements as a plain tensor of real numbers; of a sharded one, its part."""
     if type(gradient) is Tensor and gradient.layout is torch.strided and not gradient.is_complex():
         return gradient
     values = gradient.coalesce().values() if gradient.is_sparse else gradient
