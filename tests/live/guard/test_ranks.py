@@ -203,7 +203,8 @@ def test_uneven_inputs_are_refused_aloud(loops):
 
 
 def test_a_rank_that_trains_in_a_group_of_its_own_asks_nobody(loops):
-    assert [rank["alone"] for rank in loops[0]] == [[], ["step 1: refuse: TM601 weight: norm nan"]]
+    first_lines = [[each.partition("\n")[0] for each in rank["alone"]] for rank in loops[0]]
+    assert first_lines == [[], ["step 1: refuse: TM601 weight: norm nan"]]
 
 
 def test_a_wrapper_is_known_inside_of_a_compiled_model(loops):

@@ -22,11 +22,6 @@ def tensors_of(tree: Any) -> list[Tensor]:
     return found
 
 
-def detached(tree: Any) -> Any:
-    """Return a tree of the same tensors without their graphs."""
-    return tree_map(lambda each: each.detach() if isinstance(each, Tensor) else each, tree)
-
-
 def examples_in(tree: Any) -> int:
     """Return how many examples a batch has: the first dimension that most of its tensors share; 0 if it has none."""
     sizes = [each.shape[0] for each in tensors_of(tree) if each.dim() and each.layout is torch.strided]

@@ -3,13 +3,14 @@
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from torchmend.live.forensics.batches import detached, tensors_of
+from torchmend.live.forensics.batches import tensors_of
 from torchmend.live.forensics.rng import RngState
 from torchmend.live.guard.ownership import inner_model, is_traced
 from torchmend.live.guard.wrapping import Hook, Wrapping
@@ -55,9 +56,9 @@ class Call:
     Args:
         name: The module's name in its model; empty for the model itself.
         module: It, without wrappers.
-        arguments: Tensors share memory with what was passed, without its graph.
-        keywords: Likewise.
-        with_gradients: Of the tensors in both, in order: whether gradients of it were taken.
+        leaves: Arguments and keywords, taken apart; tensors share memory with what was passed, without its graph.
+        spec: How they are put together.
+        with_gradients: Of the tensors among them, in order: whether gradients of it were taken.
         versions: Of the same: torch's counter of writes.
         autocast: As it was.
         rng: Before the call.
@@ -68,8 +69,8 @@ class Call:
 
     name: str
     module: nn.Module
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
+    leaves: list[Any]
+    spec: TreeSpec
     with_gradients: tuple[bool, ...]
     versions: tuple[int, ...]
     autocast: Autocast
@@ -80,13 +81,23 @@ class Call:
 
     @property
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments and keywords, as one tree."""
-        return self.arguments, self.keywords
+        """Arguments and keywords."""
+        found: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(self.leaves, self.spec)
+        return found
+
+    def with_inputs(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> "Call":
+        """Return the same call with other inputs."""
+        leaves, spec = tree_flatten((arguments, keywords))
+        return replace(self, leaves=leaves, spec=spec)
 
     @property
     def is_intact(self) -> bool:
         """Whether nothing was written over the inputs since."""
-        return self.versions == tuple(map(version_of, tensors_of(self.inputs)))
+        return self.versions == tuple(map(version_of, _tensors(self.leaves)))
+
+
+def _tensors(leaves: list[Any]) -> list[Tensor]:
+    return [each for each in leaves if isinstance(each, Tensor)]
 
 
 def version_of(tensor: Tensor) -> int:
@@ -159,18 +170,18 @@ class Recorder:
         self._open.append(module)
         if len(self._open) > 1:
             return
-        tensors = tensors_of((arguments, keywords))
+        leaves, spec = tree_flatten((arguments, keywords))
+        tensors = _tensors(leaves)
         device = next((each.device.type for each in tensors), self._devices[0].type if self._devices else "cpu")
-        plain, named = detached((arguments, keywords))
         call = Call(
             name=name,
             module=inner_model(module),
-            arguments=plain,
-            keywords=named,
+            leaves=[each.detach() if isinstance(each, Tensor) else each for each in leaves],
+            spec=spec,
             with_gradients=tuple(each.requires_grad for each in tensors),
             versions=tuple(map(version_of, tensors)),
             autocast=Autocast.now(device),
-            rng=RngState.now(self._devices),
+            rng=RngState.now(self._devices, exact=False),
         )
         self._was_called = True
         self._calls = [*self._calls[1 - MOST_CALLS :], call]

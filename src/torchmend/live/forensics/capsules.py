@@ -160,11 +160,12 @@ def _record(rerun: Rerun, incident: Incident, packer: Packer) -> dict[str, Any]:
 def _packed_call(call: Call, packer: Packer, models: Sequence[nn.Module]) -> dict[str, Any]:
     model = next(at for at, each in enumerate(models) if any(call.module is inner for inner in each.modules()))
     dtype = call.autocast.dtype
+    arguments, keywords = call.inputs
     return {
         "model": model,
         "module": call.name,
-        "arguments": packer.packed(call.arguments),
-        "keywords": packer.packed(call.keywords),
+        "arguments": packer.packed(arguments),
+        "keywords": packer.packed(keywords),
         "with_gradients": list(call.with_gradients),
         "outputs": call.outputs,
         "out_gradients": packer.packed(call.out_gradients),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from torchmend.facts.errors import UserError
 from torchmend.live.forensics.calls import Autocast, Call
@@ -72,11 +73,12 @@ class Capsule:
             module = model.get_submodule(packed["module"])
         except AttributeError:
             raise UserError(f"The model has no module {packed['module']}. Make the model as it was trained.") from None
+        leaves, spec = tree_flatten((tuple(arguments), keywords))
         return Call(
             name=packed["module"],
             module=module,
-            arguments=tuple(arguments),
-            keywords=keywords,
+            leaves=leaves,
+            spec=spec,
             with_gradients=tuple(packed["with_gradients"]),
             versions=(),
             autocast=Autocast(

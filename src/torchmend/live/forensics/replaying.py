@@ -181,11 +181,8 @@ def _wider(read: Capsule, models: list[nn.Module], device: torch.device, loss: L
 
 
 def _widened(call: Call, kind: torch.dtype) -> Call:
-    arguments, keywords = _cast(call.inputs, kind)
     return replace(
-        call,
-        arguments=arguments,
-        keywords=keywords,
+        call.with_inputs(*_cast(call.inputs, kind)),
         autocast=Autocast(device=call.autocast.device),
         out_gradients=_cast(call.out_gradients, kind),
     )

@@ -88,9 +88,7 @@ class Rerun:
         count = self.examples
         calls = [
             replace(
-                call,
-                arguments=taken(call.arguments, samples, count),
-                keywords=taken(call.keywords, samples, count),
+                call.with_inputs(*taken(call.inputs, samples, count)),
                 out_gradients=taken(call.out_gradients, samples, count),
             )
             for call in self.calls
@@ -104,8 +102,9 @@ class Rerun:
         found = []
         for call in self.calls:
             where = call.name or "the model"
-            found += [(f"argument {at} of {where}", each) for at, each in enumerate(tensors_of(call.arguments))]
-            for key, value in call.keywords.items():
+            arguments, keywords = call.inputs
+            found += [(f"argument {at} of {where}", each) for at, each in enumerate(tensors_of(arguments))]
+            for key, value in keywords.items():
                 found += [(f"{key} of {where}", each) for each in tensors_of(value)]
         return found
 
