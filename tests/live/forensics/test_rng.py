@@ -41,7 +41,12 @@ def test_the_second_number_of_a_pair_is_kept():
 
 def test_generators_are_put_back_after_an_error_as_well():
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="stop"), rng_kept():
-        drawn()
-        raise ValueError("stop")
+
+    def fail():
+        with rng_kept():
+            drawn()
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert torch.equal(torch.get_rng_state(), state)

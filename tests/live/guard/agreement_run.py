@@ -195,6 +195,11 @@ class Run:
                 if each.rank is not None or each.action is not Action.LOG
             ],
             "stopped": why,
+            "incidents": [
+                [each.rank, each.found.cause.value, each.found.module, each.found.exchanges, str(each)]
+                for each in (decision.incident for decision in self.guard.events.decisions)
+                if each is not None
+            ],
         }
 
     def _take(self, step: int) -> None:

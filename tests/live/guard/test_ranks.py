@@ -123,7 +123,7 @@ def loops(tmp_path_factory):
     return ranks, lines
 
 
-IN_COMMON = ("weights", "average", "moments", "schedule", "scaler", "guard", "decisions", "stopped")
+IN_COMMON = ("weights", "average", "moments", "schedule", "scaler", "guard", "decisions", "stopped", "incidents")
 
 REFUSED = [
     "statistics",
@@ -149,7 +149,7 @@ def test_both_ranks_refuse_what_rank_1_did_and_go_on_as_if_it_had_never_come(loo
     for rank in loops[0]:
         spoiled, clean = rank["spoiled"][case], rank["clean"][case]
         assert spoiled["decisions"] == [[5, "refuse", 1, False]]
-        assert {**spoiled, "guard": "", "decisions": []} == {**clean, "guard": ""}
+        assert {**spoiled, "guard": "", "decisions": [], "incidents": []} == {**clean, "guard": ""}
         assert spoiled["finite"]
 
 
@@ -178,7 +178,27 @@ def test_whatever_is_decided_names_the_rank_that_the_fault_was_on(loops, case, d
 def test_a_weight_that_is_damaged_on_one_rank_costs_the_step_that_showed_it_and_no_more(loops):
     for rank in loops[0]:
         spoiled, clean = rank["spoiled"]["weight"], rank["clean"]["weight"]
-        assert {**spoiled, "guard": "", "decisions": []} == {**clean, "guard": ""}
+        assert {**spoiled, "guard": "", "decisions": [], "incidents": []} == {**clean, "guard": ""}
+
+
+@pytest.mark.parametrize(
+    ("case", "cause", "module", "exchanges"),
+    [
+        ("statistics", "module", "1", False),
+        ("statistics, last part", "module", "1", False),
+        ("statistics, synchronised", "module", "1", True),
+        ("input", "input", "argument 0 of the model", False),
+        ("input, synchronised", "input", "argument 0 of the model", True),
+        ("gradient", "loss", "3", False),
+        ("scaler, input", "input", "argument 0 of the model", False),
+        ("weight", "parameter", "0.weight", False),
+    ],
+)
+def test_both_ranks_run_their_batches_again_and_tell_what_was_wrong_on_rank_1(loops, case, cause, module, exchanges):
+    first, second = (rank["spoiled"][case]["incidents"] for rank in loops[0])
+    assert first == second
+    assert first[0][:4] == [1, cause, module, exchanges]
+    assert first[0][4].startswith("Incident at step 5 on rank 1")
 
 
 def test_both_ranks_are_stopped_with_an_explanation(loops):

@@ -1,6 +1,7 @@
 """What a stranger reads when a step went wrong: what, where, which example, what was undone, what to change."""
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -79,7 +80,7 @@ class Incident:
             ("cause", f"{TEXTS[self.code].title} (torchmend explain {self.code.value})" if self.code else ""),
             ("change", change or (TEXTS[self.code].remedy if self.code else "")),
             ("no help", "; ".join(tried)),
-            ("replay", f"torchmend replay {self.capsule}" if self.capsule else ""),
+            ("replay", f"torchmend replay {shlex.quote(self.capsule)} --model MODULE:NAME" if self.capsule else ""),
         ]
         on = f" on rank {self.rank}" if self.rank is not None else ""
         return "\n".join([f"Incident at step {self.step}{on}", *(f"  {key:<9}{text}" for key, text in rows if text)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchmend.live.forensics.findings import Cause, Localisation
-from torchmend.live.forensics.probing import Origin, Probe, is_bad, value_of
+from torchmend.live.forensics.probing import EXCHANGES, OUTSIDE, Origin, Probe, is_bad, value_of
 from torchmend.live.forensics.rerun import Rerun, Shown, is_damaged
 
 MOST_RUNS = 40
@@ -82,7 +82,10 @@ def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool) -> Lo
         origins = [origin for origin in (probe.origin_of(each) for _, each in shown.tensors) if origin is not None]
         real = [each for each in origins if not each.on_purpose] or origins
         if real:
-            return _of(min(real, key=lambda each: each.number), after)
+            first = min(real, key=lambda each: each.number)
+            if probe.exchanges and (first.source == OUTSIDE or first.operation.startswith(EXCHANGES)):
+                return Localisation(cause=Cause.UNKNOWN, note="what came from another rank was not finite")
+            return _of(first, after)
         name = shown.tensors[0][0]
         return Localisation(cause=Cause.UNKNOWN, backward=shown.backward, note=f"{name} is not finite")
     if rerun.loss is None and not loss_finite:

@@ -29,6 +29,12 @@ UNINITIALISED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty
 MASKING = ("masked_fill", "full", "full_like", "new_full", "fill", "scalar_tensor", "lift_fresh", "constant_pad_nd")
 """Operations by which code writes Inf on purpose, as into a mask."""
 
+OUTSIDE = "a tensor from outside"
+"""Where something comes from that neither the models nor the batch hold."""
+
+EXCHANGES = ("allreduce", "allgather", "reduce_scatter", "broadcast", "alltoall", "wait_tensor")
+"""Operations whose results come from other ranks."""
+
 _CASTS = ("_to_copy", "t", "detach", "transpose", "view", "alias")
 """Operations after which a parameter is still itself."""
 
@@ -71,7 +77,7 @@ class Origin:
         value: "NaN", "Inf" or "-Inf".
         backward: Whether it ran in a backward pass.
         parameter: A parameter that took part, by name; empty if none did.
-        source: For what was there before: "input", "parameter" or "buffer" with its name, or "a tensor from outside".
+        source: For what was there before: "input", "parameter" or "buffer" with its name, or `OUTSIDE`.
         on_purpose: Whether it may be a mask.
     """
 
@@ -253,7 +259,7 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
         at = _storage(tensor)
         if at not in self._origins:
             value = value_of(tensor)
-            source = self._sources.get(at, "a tensor from outside")
+            source = self._sources.get(at, OUTSIDE)
             is_mask = value == "-Inf" and not source.startswith("parameter")
             self._origins[at] = Origin(value=value, source=source, on_purpose=is_mask), tensor
         return self._origins[at][0]

@@ -49,6 +49,7 @@ class Observation:
         is_part: Whether it is of one micro-batch that may be dropped alone.
         can_go_back: Whether there is a snapshot to go back to.
         lowest_rate: The lowest learning rate that is known without a wait; 0.0 if none is below.
+        own_loss: The loss of this rank; the same as `loss` where there is one alone.
         own_gradient_finite: Whether a gradient of this rank was finite before it was averaged with the others'.
         own_input: Largest absolute value that the models were called with, Inf for NaN; 0.0 if it was not looked at.
         rank: Where several train together, the first that saw what not all of them saw; else None.
@@ -72,6 +73,7 @@ class Observation:
     can_go_back: bool = False
     lowest_rate: float = 0.0
     own_gradient_finite: bool = True
+    own_loss: float | None = None
     own_input: float = 0.0
     rank: int | None = None
 

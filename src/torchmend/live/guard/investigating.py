@@ -118,7 +118,7 @@ class Investigator:
             code=Code.SCALE_TOO_HIGH if by_scale else cause_of(found),
             remedies=remedies,
             rank=seen.rank,
-            loss=seen.loss,
+            loss=seen.own_loss,
         )
 
     def _rerun(self, calls: Sequence[Call], seen: Observation) -> Rerun:
@@ -133,7 +133,7 @@ class Investigator:
         )
 
     def _found(self, rerun: Rerun, seen: Observation) -> Localisation:
-        finite = seen.loss is None or math.isfinite(seen.loss)
+        finite = seen.own_loss is None or math.isfinite(seen.own_loss)
         try:
             return localise(rerun, loss_finite=finite)
         except Exception as error:  # the user's code may raise anything when it is run once more

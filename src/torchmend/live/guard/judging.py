@@ -113,7 +113,7 @@ class Judge:
             transaction.sampled_updates.looks_next = True
         if seen.overflowed or not (decision.happens or decision.by_scaler):
             self.recovery.suspect()
-        decision = self._investigated(seen, decision, self.memory.states[at].in_a_row)
+        decision = self._investigated(replace(seen, own_loss=mine.loss), decision, self.memory.states[at].in_a_row)
         if decision.is_odd or decision.findings:
             self.recovery.doubt()
         return decision if decision.action is Action.PROCEED else self._announced(decision)
