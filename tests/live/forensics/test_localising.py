@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from live.forensics.faults import FAULTS, Fault, Root, mean_loss, no_norm_net, numbers, root_net, seeded, with_row
 from live.forensics.runs import incident_of, into
 from live.guard.training import kept, same
-from torchmend import Cause, Code, Guard, Policy
+from torchmend import Cause, Code, Guard, Policy, TrainingStoppedError
 from torchmend.live.forensics import calls
 from torchmend.live.guard import investigating as localising
 
@@ -217,3 +217,19 @@ def test_single_refusals_by_a_grad_scaler_are_its_own_business():
     first, second = (each.incident for each in guard.events.decisions)
     assert first is None
     assert second.code is Code.SCALE_TOO_HIGH
+
+
+def test_a_run_that_is_stopped_says_where_it_begins():
+    fault = FAULTS["weight_poisoned"]
+    with pytest.raises(TrainingStoppedError, match=r"Where it begins: parameter 3\.weight held NaN before the step\."):
+        into(fault, steps=(True,) * 3, policy=Policy(most_refusals=2, window=4), ring=None)
+
+
+def test_an_explicit_step_takes_the_batch_as_well():
+    fault = FAULTS["zero_vector_in_the_loss"]
+    model, batch = fault.model(), fault.batch(True)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with Guard(model, optimizer, loss=fault.loss) as guard, guard.step() as step:
+        step.backward(fault.loss(model, batch), batch)
+        optimizer.step()
+    assert incident_of(guard).found.operation == "div"

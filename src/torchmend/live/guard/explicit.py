@@ -18,9 +18,9 @@ class Step:
     def __init__(self, guard: "Guard") -> None:
         self._guard = guard
 
-    def backward(self, loss: Tensor, **keywords: Any) -> None:
-        """Observe the loss and go backward, through the scaler if there is one."""
-        self._guard.observe(loss)
+    def backward(self, loss: Tensor, batch: Any = None, **keywords: Any) -> None:
+        """Observe the loss, and the batch it was made of, and go backward, through the scaler if there is one."""
+        self._guard.observe(loss, batch)
         scaler = self._guard.scaler
         (loss if scaler is None else scaler.scale(loss)).backward(**keywords)
 
