@@ -53,6 +53,7 @@ class Localisation:
         note: What else has to be said.
         largest: The largest magnitude in the numbers of those examples; 0.0 if it was not looked at.
         usual: The largest in all others.
+        pass_unknown: Whether it was in the loss code, whose value was not told, so that the pass is not known.
         exchanges: Whether ranks exchange values in the step, so that no part of the batch could be tried alone.
     """
 
@@ -72,6 +73,7 @@ class Localisation:
     note: str = ""
     largest: float = 0.0
     usual: float = 0.0
+    pass_unknown: bool = False
     exchanges: bool = False
 
     @property
@@ -92,6 +94,7 @@ class Localisation:
     def sentence(self) -> str:
         """Say where, in one sentence."""
         made = f"{self.value} in the {'backward' if self.backward else 'forward'} pass"
+        made = f"{self.value} (guard.observe(loss) would tell in which pass)" if self.pass_unknown else made
         also = f", also {self.also}" if self.also else ""
         call = f", call {self.call} of the step" if self.call > 1 else ""
         where = f"{self.module} ({self.kind}{also}{call})" if self.kind else self.module

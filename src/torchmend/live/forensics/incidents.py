@@ -94,5 +94,5 @@ class Incident:
             ],
             "code": self.code.value if self.code else None,
             "capsule": self.capsule,
-            "loss_finite": self.loss is None or math.isfinite(self.loss),
+            "loss_finite": None if self.loss is None else math.isfinite(self.loss),
         }

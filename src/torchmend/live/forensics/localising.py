@@ -21,12 +21,12 @@ MOST_GUILTY = 3
 """Groups of guilty examples that are looked for."""
 
 
-def localise(rerun: Rerun, *, loss_finite: bool = True) -> Localisation:
+def localise(rerun: Rerun, *, loss_finite: bool | None = None) -> Localisation:
     """Run a batch again under probes, and say where it went wrong.
 
     Args:
         rerun: The batch.
-        loss_finite: Whether the loss was finite in the step, or is not known.
+        loss_finite: Whether the loss was finite in the step; None if it is not known.
     """
     rerun.restore()
     probe = Probe(rerun.models, rerun.inputs())
@@ -70,14 +70,20 @@ def _rows(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool) -> Localisation:
+def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool | None) -> Localisation:
     after = probe.after
     given = [each for call in rerun.calls for each in call.out_gradients.values() if is_bad(each)]
     before = [each for call in rerun.calls for each in call.kept if is_damaged(each)]
     if before and not shown.tensors and rerun.loss is None:
         return Localisation(cause=Cause.NOT_AGAIN)  # the model's outputs were not finite then, and are now
     if shown.given:
-        return Localisation(cause=Cause.LOSS, module=after, backward=loss_finite, value=value_of(given[0]))
+        return Localisation(
+            cause=Cause.LOSS,
+            module=after,
+            backward=bool(loss_finite),
+            value=value_of(given[0]),
+            pass_unknown=loss_finite is None,
+        )
     if shown.tensors:
         origins = [origin for origin in (probe.origin_of(each) for _, each in shown.tensors) if origin is not None]
         real = [each for each in origins if not each.on_purpose] or origins
@@ -88,7 +94,7 @@ def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool) -> Lo
             return _of(first, after)
         name = shown.tensors[0][0]
         return Localisation(cause=Cause.UNKNOWN, backward=shown.backward, note=f"{name} is not finite")
-    if rerun.loss is None and not loss_finite:
+    if rerun.loss is None and loss_finite is False:
         return Localisation(cause=Cause.LOSS, module=after)
     if shown.lacks_gradients:
         note = "the models' outputs are finite; whether the loss code or their backward pass failed cannot be told"

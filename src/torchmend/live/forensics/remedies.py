@@ -33,14 +33,15 @@ def tried(rerun: Rerun, found: Localisation) -> tuple[Remedy, ...]:
     """
     done: list[Remedy] = []
     for kind, change, make in _candidates(rerun, found):
-        helped = _helps(rerun, make)
+        helped = _helps(rerun, make, backward=found.backward)
         done.append(Remedy(kind=kind, change=change, helped=helped))
         if helped:
             break
     return tuple(done)
 
 
-def _helps(rerun: Rerun, make: Make) -> bool:
+def _helps(rerun: Rerun, make: Make, *, backward: bool) -> bool:
+    """Return whether the pass that failed is sound with a change, and what comes after it if that can be run."""
     with ExitStack() as stack:
         try:
             changed, around = make(rerun)
@@ -49,7 +50,9 @@ def _helps(rerun: Rerun, make: Make) -> bool:
             shown = changed.run()
         except (RuntimeError, TypeError, ValueError, UserError):  # it does not fit this model, so that it does not help
             return False
-    return not shown and not shown.lacks_gradients
+    if shown.given or shown.lacks_gradients:  # gradients came from a loss that had failed, so that only this is known
+        return not backward
+    return not shown
 
 
 def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:

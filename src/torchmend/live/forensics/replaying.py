@@ -43,8 +43,9 @@ class Replay:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the same kind of place failed, in the same module and pass."""
-        return _place(self.then) == _place(self.now)
+        """Whether the same kind of place failed, in the same module, and in the same pass as far as that was known."""
+        same_pass = self.then.pass_unknown or self.now.pass_unknown or self.then.backward == self.now.backward
+        return same_pass and _place(self.then) == _place(self.now)
 
     @property
     def by_precision(self) -> bool | None:
@@ -96,8 +97,8 @@ def _said(found: Localisation) -> str:
     return "it does not happen" if found.cause is Cause.NOT_AGAIN else found.note or found.sentence
 
 
-def _place(found: Localisation) -> tuple[Cause, str, bool]:
-    return found.cause, found.module, found.backward
+def _place(found: Localisation) -> tuple[Cause, str]:
+    return found.cause, found.module
 
 
 def replay(
@@ -130,7 +131,7 @@ def replay(
     for each in models:
         each.to(where)
     read.load_into(models, Path(checkpoint) if checkpoint is not None else None)
-    finite = read.record["incident"].get("loss_finite", True)
+    finite = read.record["incident"].get("loss_finite")
     with as_set(read.record["settings"]):
         now = _localised(rerun_of(read, models, where, loss), finite=finite)
         wider = {name: _in_wider(read, models, where, loss, name, finite=finite) for name in WIDER}
@@ -155,7 +156,7 @@ def rerun_of(read: Capsule, models: list[nn.Module], device: torch.device, loss:
     )
 
 
-def _localised(rerun: Rerun, *, finite: bool) -> Localisation:
+def _localised(rerun: Rerun, *, finite: bool | None) -> Localisation:
     with ExitStack() as stack:
         stack.enter_context(rerunning())
         stack.enter_context(rng_kept())
@@ -163,7 +164,7 @@ def _localised(rerun: Rerun, *, finite: bool) -> Localisation:
 
 
 def _in_wider(
-    read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None, name: str, *, finite: bool
+    read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None, name: str, *, finite: bool | None
 ) -> Localisation:
     kind: torch.dtype = getattr(torch, name)
     try:

@@ -108,7 +108,7 @@ class Investigator:
 
     def _incident(self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation) -> Incident:
         remedies = tried(rerun, found) if found.is_known and not found.exchanges else ()
-        is_scaled = seen.scale > 1 and found.backward and found.cause is Cause.LOSS and found.value != "NaN"
+        is_scaled = seen.scale > 1 and (found.backward or found.pass_unknown) and found.cause is Cause.LOSS and found.value != "NaN"
         by_scale = is_scaled or any(each.helped and each.kind is Kind.SCALE for each in remedies)
         return Incident(
             step=seen.step,
@@ -133,7 +133,7 @@ class Investigator:
         )
 
     def _found(self, rerun: Rerun, seen: Observation) -> Localisation:
-        finite = seen.own_loss is None or math.isfinite(seen.own_loss)
+        finite = None if seen.own_loss is None else math.isfinite(seen.own_loss)
         try:
             return localise(rerun, loss_finite=finite)
         except Exception as error:  # the user's code may raise anything when it is run once more
