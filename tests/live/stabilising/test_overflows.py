@@ -321,7 +321,7 @@ def test_large_values_that_are_only_handed_on_are_nobody_s_fault():
 
 
 def test_large_values_that_overflow_when_they_are_squared_are():
-    handle = torchmend.stabilise(RmsNorm(), batch=torch.full((4, 32), 30000.0).half(), headroom=0)
+    handle = torchmend.stabilise(RmsNorm(), batch=torch.full((4, 32), 30000.0).half())
     assert handle.modules == ("",)
 
 
