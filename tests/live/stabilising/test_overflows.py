@@ -10,7 +10,19 @@ from torch.utils.checkpoint import checkpoint
 import torchmend
 from benchmarks.faults.cases import CASES
 from benchmarks.faults.tasks import batch as digits
-from overflowing import FAULTS, Attention, HandCast, RmsNorm, attention, batch_norm, fourier, gradients, outputs, rms
+from overflowing import (
+    FAULTS,
+    Attention,
+    HandCast,
+    RmsNorm,
+    attention,
+    batch_norm,
+    fourier,
+    gradients,
+    late_attention,
+    outputs,
+    rms,
+)
 
 every_fault = pytest.mark.parametrize(("make", "guilty"), FAULTS.values(), ids=FAULTS)
 
@@ -267,3 +279,54 @@ def test_looking_does_not_spoil_the_weights_that_autocast_has_cached():
         torchmend.stabilise(model, batch=batch)
         model(batch).float().sum().backward()
     assert all(each.grad is not None for each in model.parameters())
+
+
+def test_attention_is_seen_in_evaluation_as_well_where_one_kernel_does_it_all():
+    model, batch = late_attention()
+    assert torchmend.stabilise(model.eval(), batch=batch, headroom=0).modules == ("0.attention",)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class InPlace(nn.Module):
+    def __init__(self, compute):
+        super().__init__()
+        self.mix, self.compute = nn.Linear(32, 32), compute
+
+    def forward(self, rows):
+        return self.compute(self.mix(rows))
+
+
+COMPUTED = {
+    "squared in place": lambda rows: rows.mul_(rows).sqrt(),
+    "exponentiated": lambda rows: rows.abs().exp(),
+    "multiplied by a number": lambda rows: rows * 300.0,
+    "summed": lambda rows: (rows.abs() + 4000).sum(1),
+    "written into float16": lambda rows: torch.zeros(16, 32, dtype=torch.float16).copy_(300.0 * rows.float()),
+}
+
+
+@pytest.mark.parametrize("compute", COMPUTED.values(), ids=COMPUTED)
+def test_an_overflow_in_a_module_s_own_code_is_seen_when_it_is(compute):
+    model = InPlace(compute)
+    with torch.no_grad():
+        model.mix.weight.copy_(torch.eye(32))
+        model.mix.bias.zero_()
+    handle = torchmend.stabilise(model, batch=1000 * torch.rand(16, 32), headroom=0)
+    assert [each.place for each in (*handle.changes, *handle.left_out)] == ["InPlace"]
+
+
+def test_large_values_that_are_only_handed_on_are_nobody_s_fault():
+    model = nn.Sequential(nn.Flatten(), nn.Identity(), nn.ReLU(), nn.Dropout(0.0))
+    assert torchmend.stabilise(model, batch=torch.full((4, 8), 60000.0).half()).changes == ()
+
+
+def test_large_values_that_overflow_when_they_are_squared_are():
+    handle = torchmend.stabilise(RmsNorm(), batch=torch.full((4, 32), 30000.0).half())
+    assert handle.modules == ("",)
+
+
+def test_a_single_negative_outlier_is_no_mask():
+    batch = torch.rand(16, 32, generator=torch.Generator().manual_seed(1))
+    batch[3, 4] = -1e5
+    handle = torchmend.stabilise(nn.Sequential(nn.Linear(32, 4)), batch=batch)
+    assert handle.modules == ("0",)

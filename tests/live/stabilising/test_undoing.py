@@ -63,6 +63,15 @@ def test_undo_works_below_a_guard_that_came_later():
     guard.detach()
 
 
+def test_undo_works_below_a_class_that_somebody_else_has_given_since():
+    model, batch = rms()
+    before = outputs(model, batch)
+    handle = torchmend.stabilise(model, batch=batch)
+    model[1].__class__ = type("Theirs", (type(model[1]),), {})
+    handle.undo()
+    assert torch.equal(outputs(model, batch), before)
+
+
 def test_a_guarded_step_goes_through_stabilised_modules():
     model, batch = rms()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)

@@ -94,3 +94,35 @@ def test_the_fast_path_of_a_transformer_layer_does_not_leave_a_module_out():
 def test_a_recurrent_layer_with_weights_in_float16_is_refused():
     with pytest.raises(torchmend.UserError, match=r"LSTM cannot be put into float32: .* Call .float\(\) on it"):
         torchmend.stabilise(nn.LSTM(3, 3).half(), modules="LSTM")
+
+
+def test_a_layer_that_keeps_its_statistics_in_float16_is_refused_by_name():
+    model = nn.Sequential(nn.BatchNorm1d(4).half())
+    with pytest.raises(torchmend.UserError, match=r"its buffer running_mean is kept in float16. Call .float\(\) on it"):
+        torchmend.stabilise(model, modules="0")
+
+
+def test_what_cannot_be_named_is_left_out_if_it_is_only_found():
+    model, batch = rms()
+    model[1].forward = model[1].forward
+    handle = torchmend.stabilise(model, batch=batch)
+    assert handle.changes == ()
+    assert "its forward was replaced on the object" in handle.left_out[0].reason
+
+
+def test_an_averaged_model_is_stabilised_by_the_names_of_its_own():
+    model, batch = rms()
+    wanted = outputs(model, batch, half=False)
+    handle = torchmend.stabilise(model, batch=batch)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    torchmend.stabilise(average.module, modules=handle.modules)
+    assert (outputs(average, batch) - wanted).abs().max() < 0.01
+
+
+def test_an_exported_model_computes_in_float32_too():
+    model, batch = rms()
+    wanted = outputs(model, batch, half=False)
+    torchmend.stabilise(model, batch=batch)
+    with torch.autocast("cpu", torch.float16):
+        exported = torch.export.export(model, (batch,)).module()
+        assert (exported(batch) - wanted).abs().max() < 0.01

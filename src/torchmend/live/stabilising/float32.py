@@ -103,12 +103,16 @@ def _widen(
     blocked = {name: why for name, module in named.items() if (why := why_not(module))}
     layers = [each for each in modules.values() if isinstance(each, nn.TransformerEncoderLayer)]
     fusible = {inner for layer in layers for inner in layer.modules() if inner is not layer}
-    parts = {}
-    for name, module in outermost({name: each for name, each in named.items() if name not in blocked}).items():
-        place, reason = place_of(model, name), reasons[name]
-        change = Change(kind=Kind.FLOAT32, place=place, before=AS_AUTOCAST, after="float32", reason=reason)
-        wide = Wide(module, cast_back=cast_back, may_be_fused=module in fusible)
-        parts[name] = Stabilised([change], wide=[(name, wide)])
+    parts: dict[str, Stabilised] = {}
+    try:
+        for name, module in outermost({name: each for name, each in named.items() if name not in blocked}).items():
+            wide = Wide(module, cast_back=cast_back, may_be_fused=module in fusible)
+            place, reason = place_of(model, name), reasons[name]
+            change = Change(kind=Kind.FLOAT32, place=place, before=AS_AUTOCAST, after="float32", reason=reason)
+            parts[name] = Stabilised([change], wide=[(name, wide)])
+    except BaseException:
+        together(list(parts.values())).undo()
+        raise
     left_out = [LeftOut(place=place_of(model, name), reason=f"{reasons[name]}; {why}") for name, why in blocked.items()]
     return parts, left_out
 

@@ -69,7 +69,7 @@ def probe(model: nn.Module, run: Callable[[], object], bits: float) -> dict[str 
                 continue
             handles.append(module.register_forward_pre_hook(seen.entering(plain(name))))
             handles.append(module.register_forward_hook(seen.leaving, always_call=True))
-        with untouched(model), _unfused(), torch.no_grad(), in_half(model), seen:
+        with untouched(model), _unfused(), torch.no_grad(), in_half(model, cached=False), seen:
             run()
             seen.look_at_buffers(model)
     finally:

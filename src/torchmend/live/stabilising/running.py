@@ -24,10 +24,15 @@ def untouched(model: nn.Module) -> Iterator[None]:
             buffers.put_back()
 
 
-def in_half(model: nn.Module) -> AbstractContextManager[object]:
-    """Return autocast to float16, unless the caller's is on already or the weights are in half precision."""
+def in_half(model: nn.Module, *, cached: bool = True) -> AbstractContextManager[object]:
+    """Return autocast: the caller's if it is on, else to float16; nothing where weights are in half precision.
+
+    Args:
+        model: What is run.
+        cached: Whether casts of weights are kept for the next use. What is cached without gradients stays without.
+    """
     kind = next((each.device.type for each in model.parameters()), "cpu")
-    narrow = any(each.dtype in HALVES for each in model.parameters())
-    if narrow or torch.is_autocast_enabled(kind):
+    if any(each.dtype in HALVES for each in model.parameters()):
         return nullcontext()
-    return torch.autocast(kind, torch.float16, cache_enabled=False)  # what is cached without gradients stays so
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float16
+    return torch.autocast(kind, dtype, cache_enabled=cached)

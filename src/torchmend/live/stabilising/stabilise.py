@@ -76,7 +76,7 @@ def stabilise(
     if not headroom >= 0:
         raise UserError(f"headroom is {headroom}. Pass a number of bits from 0 up; the default is {LEAST_BITS:g}.")
     run = partial(forward or run_batch, inner, batch)
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    optimizers = list(optimizer or ()) if isinstance(optimizer, Sequence | None) else [optimizer]
     done: list[Stabilised] = []
     try:
         if norms:

@@ -3,7 +3,7 @@
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -60,24 +60,41 @@ class Wide:
     def _forward(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         if self.paused or self._removed:
             return original(*arguments, **keywords)
-        given = [each for each in tree_leaves((arguments, keywords)) if isinstance(each, Tensor)]
-        device = next(iter(given), None)
-        if device is None:
-            device = next(itertools.chain(self._module.parameters(), self._module.buffers()), torch.empty(0))
-        kind = device.device.type
+        kind = _device_type(self._module, arguments, keywords)
         if not torch.amp.is_autocast_available(kind):
             return original(*arguments, **keywords)
-        back = self._back(kind, given)
-        arguments, keywords = tree_map_only(Tensor, widened, (arguments, keywords))
-        with torch.autocast(kind, enabled=False), _wide_weights(self._narrow):
+        back = self._back(kind, arguments, keywords)
+        arguments = tuple(_each(widened, value) for value in arguments)
+        keywords = {name: _each(widened, value) for name, value in keywords.items()}
+        with torch.autocast(kind, enabled=False), _wide_weights(self._narrow) if self._narrow else nullcontext():
             output = original(*arguments, **keywords)
-        return output if back is None else tree_map_only(Tensor, lambda each: _narrowed(each, back), output)
+        return output if back is None else _each(lambda tensor: _narrowed(tensor, back), output)
 
-    def _back(self, kind: str, given: list[Tensor]) -> torch.dtype | None:
+    def _back(self, kind: str, arguments: Any, keywords: Any) -> torch.dtype | None:
         """Return the type that outputs go back to; None if they stay in float32."""
         if torch.is_autocast_enabled(kind):
             return torch.get_autocast_dtype(kind) if self._cast_back else None
-        return next((each.dtype for each in given if each.dtype in HALVES), None)
+        return next((each.dtype for each in _tensors(arguments, keywords) if each.dtype in HALVES), None)
+
+
+def _device_type(module: nn.Module, arguments: Any, keywords: Any) -> str:
+    for each in itertools.chain(module.parameters(), _tensors(arguments, keywords)):
+        if each.is_floating_point():
+            return each.device.type
+    return "cpu"
+
+
+def _tensors(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Tensor]:
+    for value in itertools.chain(arguments, keywords.values()):
+        if isinstance(value, Tensor):
+            yield value
+        else:
+            yield from (each for each in tree_leaves(value) if isinstance(each, Tensor))
+
+
+def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Call a function with each tensor in a value; a tensor by itself, the usual case, takes no walk."""
+    return function(value) if isinstance(value, Tensor) else tree_map_only(Tensor, function, value)
 
 
 def covered_names(model: nn.Module) -> set[str]:
