@@ -108,7 +108,12 @@ class Investigator:
 
     def _incident(self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation) -> Incident:
         remedies = tried(rerun, found) if found.is_known and not found.exchanges else ()
-        is_scaled = seen.scale > 1 and (found.backward or found.pass_unknown) and found.cause is Cause.LOSS and found.value != "NaN"
+        is_scaled = (
+            seen.scale > 1
+            and (found.backward or found.pass_unknown)
+            and found.cause is Cause.LOSS
+            and found.value != "NaN"
+        )
         by_scale = is_scaled or any(each.helped and each.kind is Kind.SCALE for each in remedies)
         return Incident(
             step=seen.step,
