@@ -233,3 +233,26 @@ def test_an_explicit_step_takes_the_batch_as_well():
         step.backward(fault.loss(model, batch), batch)
         optimizer.step()
     assert incident_of(guard).found.operation == "div"
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, at a broken graph
+def test_a_compiled_model_is_run_again_as_it_was_written():
+    torch.compiler.reset()
+    fault = FAULTS["root_of_zero_backward"]
+    compiled = replace(fault, model=lambda: torch.compile(root_net(), backend="eager"))
+    place = incident_of(into(compiled)[1]).found
+    assert (place.module, place.operation, place.backward) == ("1", "sqrt", True)
+
+
+def test_of_several_models_the_right_one_is_named():
+    torch.manual_seed(0)
+    first, second = no_norm_net(), nn.Sequential(nn.Linear(4, 4, bias=False), Root(), nn.Linear(4, 1))
+    optimizers = [torch.optim.SGD(each.parameters(), 1e-3) for each in (first, second)]
+    with Guard([first, second], optimizers) as guard:
+        hidden = first(numbers()) * torch.ones(8, 1).index_fill(0, torch.tensor([5]), 0.0)
+        second(hidden).square().mean().backward()
+        for each in optimizers:
+            each.step()
+    found = [each.incident.found for each in guard.events.decisions if each.incident is not None]
+    assert found[0].module == "1 (model 2)"
+    assert found[0].samples == (5,)

@@ -309,19 +309,26 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _named(models: Sequence[nn.Module], what: str) -> Iterator[tuple[str, Tensor]]:
-    for model in models:
+    for model, which in _numbered(models):
         for name, each in getattr(model, what)():
             if _is_looked_at(each):
-                yield plain(name), each
+                yield plain(name) + which, each
 
 
 def _names_of(models: Sequence[nn.Module]) -> Mapping[int, tuple[str, ...]]:
     """Return all names of each module; a shared one has several, a model that of its class."""
     names: dict[int, tuple[str, ...]] = {}
-    for model in models:
+    for model, which in _numbered(models):
         for path, module in model.named_modules(remove_duplicate=False):
-            names[id(module)] = *names.get(id(module), ()), plain(path) or type(module).__name__
+            name = (plain(path) or type(module).__name__) + which
+            names[id(module)] = *names.get(id(module), ()), name
     return names
+
+
+def _numbered(models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
+    """Yield models, each with what is put behind its names: its number, if there are several."""
+    for number, model in enumerate(models, 1):
+        yield model, f" (model {number})" if len(models) > 1 else ""
 
 
 def _users_line() -> str:

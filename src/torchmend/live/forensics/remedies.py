@@ -33,14 +33,14 @@ def tried(rerun: Rerun, found: Localisation) -> tuple[Remedy, ...]:
     """
     done: list[Remedy] = []
     for kind, change, make in _candidates(rerun, found):
-        helped = _helps(rerun, make, backward=found.backward)
+        helped = _helps(rerun, make, found)
         done.append(Remedy(kind=kind, change=change, helped=helped))
         if helped:
             break
     return tuple(done)
 
 
-def _helps(rerun: Rerun, make: Make, *, backward: bool) -> bool:
+def _helps(rerun: Rerun, make: Make, found: Localisation) -> bool:
     """Return whether the pass that failed is sound with a change, and what comes after it if that can be run."""
     with ExitStack() as stack:
         try:
@@ -50,9 +50,11 @@ def _helps(rerun: Rerun, make: Make, *, backward: bool) -> bool:
             shown = changed.run()
         except (RuntimeError, TypeError, ValueError, UserError):  # it does not fit this model, so that it does not help
             return False
-    if shown.given or shown.lacks_gradients:  # gradients came from a loss that had failed, so that only this is known
-        return not backward
-    return not shown
+    if shown.tensors:
+        return False
+    if shown.given or shown.lacks_gradients:  # some gradients are those of the failure, and go no further
+        return not found.backward or (found.cause is Cause.MODULE and shown.given)
+    return True
 
 
 def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:

@@ -118,13 +118,14 @@ class Rerun:
         self.calls[0].rng.restore()
         sound = {id(each) for model in self.models for each in model.buffers() if not is_bad(each)}
         with torch.enable_grad():
-            outputs = self._with_loss(probe) if self.loss is not None else self._forward(probe)
+            leaves: list[Tensor] = []
+            outputs = self._with_loss(probe) if self.loss is not None else self._forward(probe, leaves)
             bad = [(name, each) for name, each, _ in outputs if _is_damage(each, probe)]
             for model in self.models:
                 bad += [(plain(n), each) for n, each in model.named_buffers() if id(each) in sound and is_bad(each)]
             if bad:
                 return Shown(tensors=tuple(bad))
-            return self._backward(probe, outputs)
+            return self._backward(probe, outputs, leaves)
 
     def _with_loss(self, probe: Probe | None) -> "list[_Output]":
         models = self.models[0] if len(self.models) == 1 else list(self.models)
@@ -133,10 +134,11 @@ class Rerun:
             loss = self.loss(models, self.batch)
         return [("the loss", loss, torch.full_like(loss, self.scale))]
 
-    def _forward(self, probe: Probe | None) -> "list[_Output]":
+    def _forward(self, probe: Probe | None, leaves: list[Tensor]) -> "list[_Output]":
+        """Make all calls; add to the leaves those inputs that take gradients."""
         outputs: list[_Output] = []
         for call in self.calls:
-            arguments, keywords = _with_gradients(call.inputs, iter(call.with_gradients))
+            arguments, keywords = _with_gradients(call.inputs, iter(call.with_gradients), leaves)
             call.rng.restore()
             with call.autocast.again(), probe or nullcontext():
                 output = call.module(*arguments, **keywords)
@@ -149,14 +151,14 @@ class Rerun:
             outputs += [(f"output of {call.name or 'the model'}", each, None) for each in others]
         return outputs
 
-    def _backward(self, probe: Probe | None, outputs: "list[_Output]") -> Shown:
-        known = [(each, gradient) for _, each, gradient in outputs if gradient is not None and each.requires_grad]
+    def _backward(self, probe: Probe | None, outputs: "list[_Output]", leaves: list[Tensor]) -> Shown:
+        """Go backward from the outputs whose gradients were finite; the others may have their damage from here."""
+        given = [(each, gradient) for _, each, gradient in outputs if gradient is not None and each.requires_grad]
+        known = [(each, gradient) for each, gradient in given if not is_bad(gradient)]
         if not known:
-            return Shown(backward=True, lacks_gradients=True)
-        if any(is_bad(gradient) for _, gradient in known):
-            return Shown(backward=True, given=True)
+            return Shown(backward=True, given=bool(given), lacks_gradients=not given)
         named = {id(p): (plain(n), p) for m in self.models for n, p in m.named_parameters() if p.requires_grad}
-        parameters = list(named.values())
+        parameters = [*named.values(), *(("an input of a model", each) for each in leaves)]
         with probe.backward() if probe else nullcontext(), probe or nullcontext():
             gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
                 [each for each, _ in known],
@@ -169,18 +171,21 @@ class Rerun:
             for (name, _), gradient in zip(parameters, gradients, strict=True)
             if gradient is not None and is_bad(gradient)
         ]
-        return Shown(backward=True, tensors=tuple(bad))
+        return Shown(backward=True, tensors=tuple(bad), given=not bad and len(known) < len(given))
 
 
 _Output = tuple[str, Tensor, Tensor | None]
 """Its name, the tensor, and its gradient if that is known."""
 
 
-def _with_gradients(tree: Any, flags: Any) -> Any:
-    """Return a tree whose tensors take gradients where the flags, in order, say so."""
+def _with_gradients(tree: Any, flags: Any, leaves: list[Tensor]) -> Any:
+    """Return a tree whose tensors take gradients where the flags, in order, say so; add their leaves."""
 
     def flagged(tensor: Tensor) -> Tensor:
-        return tensor.detach().requires_grad_().clone() if next(flags, False) else tensor
+        if not next(flags, False):
+            return tensor
+        leaves.append(tensor.detach().requires_grad_())
+        return leaves[-1].clone()  # it may be written to in place
 
     return tree_map_only(Tensor, flagged, tree)
 
