@@ -28,10 +28,7 @@ def localise(rerun: Rerun, *, loss_finite: bool | None = None) -> Localisation:
         rerun: The batch.
         loss_finite: Whether the loss was finite in the step; None if it is not known.
     """
-    rerun.restore()
-    probe = Probe(rerun.models, rerun.inputs())
-    shown = rerun.run(probe)
-    found = replace(_found(rerun, probe, shown, loss_finite=loss_finite), exchanges=probe.exchanges)
+    found, shown = locate(rerun, loss_finite=loss_finite)
     count = rerun.examples
     if count < 2:
         return replace(found, of=count)
@@ -40,12 +37,21 @@ def localise(rerun: Rerun, *, loss_finite: bool | None = None) -> Localisation:
     if shown.given:
         given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
         return replace(found, samples=given if len(given) < count else (), of=count)
-    if not probe.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
+    if not found.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
         part, others = guilty_part(lambda part: _still(rerun, part, shown), count)
         note = "other examples show it as well" if others else ""
         largest, usual = _magnitudes(rerun, part) if len(part) < count else (0.0, 0.0)
         return replace(found, samples=part, of=count, note=note, largest=largest, usual=usual)
     return replace(found, of=count)
+
+
+def locate(rerun: Rerun, *, loss_finite: bool | None = None) -> tuple[Localisation, Shown]:
+    """Run a batch once under probes; return where it went wrong, and what showed it."""
+    rerun.restore()
+    probe = Probe(rerun.models, rerun.inputs())
+    shown = rerun.run(probe)
+    found = _found(rerun, probe, shown, loss_finite=loss_finite)
+    return replace(found, exchanges=probe.exchanges), shown
 
 
 def _magnitudes(rerun: Rerun, part: tuple[int, ...]) -> tuple[float, float]:

@@ -25,11 +25,12 @@ def _within_one(first: Any, *others: Any, **keywords: Any) -> tuple[tuple[Any, .
 def _not_zero(first: Any, other: Any, *others: Any, **keywords: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if not isinstance(other, Tensor):
         return (first, other or EPS, *others), keywords
-    return (first, torch.where(other.abs() < EPS, torch.full_like(other, EPS), other), *others), keywords
+    floor = EPS if other.is_floating_point() else 1
+    return (first, torch.where(other.abs() < floor, torch.full_like(other, floor), other), *others), keywords
 
 
 def _bounded(first: Any, *others: Any, **keywords: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (first.clamp_max(10.0 if first.dtype is torch.float16 else 80.0), *others), keywords
+    return (first.clamp_max(5.0 if first.dtype is torch.float16 else 20.0), *others), keywords
 
 
 def _unmasked(first: Any, *others: Any, **keywords: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -49,7 +50,7 @@ PATCHES: tuple[tuple[tuple[str, ...], Patch, str], ...] = (
     ),
     (("acos", "arccos", "asin", "arcsin"), _within_one, "keep what {} gets inside of -1 and 1, by {:g}"),
     (("div", "true_divide", "__truediv__", "divide"), _not_zero, "give the divisor of {} a floor of {:g}"),
-    (("reciprocal",), _away_from_zero, "keep what {} gets away from zero, by {:g}"),
+    (("reciprocal", "__rtruediv__", "__rdiv__"), _away_from_zero, "keep what {} gets away from zero, by {:g}"),
     (("exp", "expm1", "exp2"), _bounded, "bound what {} gets"),
     (("softmax", "log_softmax"), _unmasked, "mask with the lowest finite number instead of -Inf before {}"),
 )

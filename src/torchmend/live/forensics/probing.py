@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Self
 
 import torch
@@ -106,6 +107,7 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, models: Sequence[nn.Module], inputs: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._thread = get_ident()  # hooks on all modules are called in others as well
         self.after = ""
         self.exchanges = False
         self._names = _names_of(models)
@@ -150,6 +152,8 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # Modules
 
     def _before_module(self, module: nn.Module, _: Any) -> None:
+        if get_ident() != self._thread:
+            return
         names = self._names.get(id(module), ())
         around = next((f"{name}." for _, name in reversed(self._stack) if name), "")
         name = next((each for each in names if each.startswith(around)), names[0] if names else "")
@@ -158,6 +162,8 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _after_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Blame a module whose code no operation was seen of, such as a compiled kernel."""
+        if get_ident() != self._thread:
+            return
         place = self._place()
         if self._stack and self._stack[-1][0] is module:
             self._stack.pop()

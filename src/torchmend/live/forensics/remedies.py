@@ -8,11 +8,15 @@ import torch
 from torchmend.facts.errors import UserError
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Kind, Remedy
+from torchmend.live.forensics.localising import locate
 from torchmend.live.forensics.patches import patch_for
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.stabilising.float32 import in_float32
 
 HALVES = ("float16", "bfloat16", "complex32")
+
+MOST_MODULES = 4
+"""Modules that are put into float32 together."""
 
 Make = Callable[[Rerun], tuple[Rerun, AbstractContextManager[object] | None]]
 """Makes the change: returns another batch, and what surrounds its run."""
@@ -32,6 +36,10 @@ def tried(rerun: Rerun, found: Localisation) -> tuple[Remedy, ...]:
         What was tried, in order; the last one helped, if any did.
     """
     done: list[Remedy] = []
+    if found.dtype in HALVES and found.cause is Cause.MODULE:
+        done.append(_in_float32(rerun, found))
+        if done[0].helped:
+            return tuple(done)
     for kind, change, make in _candidates(rerun, found):
         helped = _helps(rerun, make, found)
         done.append(Remedy(kind=kind, change=change, helped=helped))
@@ -66,7 +74,7 @@ def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:
             lambda given: (given.with_scale(1.0), None),
         )
     if found.dtype in HALVES:
-        yield from _wider(rerun, found)
+        yield from _wider(rerun)
     patch = patch_for(found.operation) if found.cause in (Cause.MODULE, Cause.LOSS) else None
     if patch is not None and (found.cause is Cause.MODULE or rerun.loss is not None):
         safe, words = patch
@@ -82,15 +90,30 @@ def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:
         )
 
 
-def _wider(rerun: Rerun, found: Localisation) -> Iterator[Try]:
-    if found.cause is Cause.MODULE:
-        model = next((each for each in rerun.models if found.module in dict(each.named_modules())), rerun.models[0])
-        name = found.module
-        yield (
-            Kind.MODULE_IN_FLOAT32,
-            f'run {name} in float32: torchmend.stabilise(model, modules=["{name}"])',
-            lambda given: (given, in_float32(model, [name])),
-        )
+def _in_float32(rerun: Rerun, found: Localisation) -> Remedy:
+    """Run the module in float32, and those behind it that fail then: what they get may be too large for them."""
+    model = next((each for each in rerun.models if found.module in dict(each.named_modules())), rerun.models[0])
+    names, helped = [found.module], False
+    while not helped and len(names) <= MOST_MODULES:
+        try:
+            with in_float32(model, names):
+                helped = _helps(rerun, _as_it_is, found)
+                place = found if helped else locate(rerun)[0]
+        except (RuntimeError, TypeError, ValueError, UserError):  # it cannot be changed from outside
+            break
+        if helped or place.cause is not Cause.MODULE or place.dtype not in HALVES or place.module in names:
+            break
+        names.append(place.module)
+    listed = ", ".join(f'"{each}"' for each in names)
+    change = f"run {', '.join(names)} in float32: torchmend.stabilise(model, modules=[{listed}])"
+    return Remedy(kind=Kind.MODULE_IN_FLOAT32, change=change, helped=helped)
+
+
+def _as_it_is(rerun: Rerun) -> tuple[Rerun, None]:
+    return rerun, None
+
+
+def _wider(rerun: Rerun) -> Iterator[Try]:
     if any(each.autocast.dtype is torch.float16 for each in rerun.calls):
         yield Kind.OTHER_TYPE, "run in bfloat16 instead of float16", lambda given: (given.in_type(torch.bfloat16), None)
     if any(each.autocast.dtype is not None for each in rerun.calls):
