@@ -7,7 +7,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from torchmend import Guard
-from torchmend.adapters.telling import tell_backward, told
+from torchmend.adapters.telling import told
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
