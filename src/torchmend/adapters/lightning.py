@@ -1,4 +1,4 @@
-"""The guard in Lightning: `GuardCallback` for the Trainer, `guard_fabric` for loops of one's own."""
+"""The guard in Lightning's Trainer: `Trainer(callbacks=[GuardCallback()])`."""
 
 from collections.abc import Mapping
 from typing import Any
