@@ -59,6 +59,12 @@ class GuardCallback(Callback):
             loss = loss.detach()
             told(self.guard, loss if self._scaler is None else loss / self._scaler.scale(torch.ones_like(loss)))
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, and repair, statistics: also before the sanity check, when nothing was trained yet."""
+        if self.guard is not None:
+            with self.guard.evaluating():
+                pass
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Detach the guard."""
         self._detach()
