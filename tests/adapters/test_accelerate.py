@@ -15,14 +15,6 @@ from accelerate.state import AcceleratorState  # noqa: E402
 from torchmend.adapters.accelerate import guarded  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def fresh_state():
-    """Let each test have an Accelerator of its own precision: all share one state otherwise."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 class Run:
     """A network, an optimizer and a scheduler in a loop of Accelerate; guarded before or after `prepare`, or not."""
 
@@ -159,7 +151,7 @@ def test_two_networks_with_an_optimizer_each_are_guarded_together():
 def test_where_several_processes_train_the_prepared_model_is_asked_for(monkeypatch):
     run = Run("never")
     monkeypatch.setattr(type(run.accelerator), "num_processes", 2)
-    with pytest.raises(UserError, match="Pass what accelerator.prepare returns"):
+    with pytest.raises(UserError, match=r"Pass what accelerator\.prepare returns"):
         guarded(run.accelerator, run.model, run.optimizer)
 
 

@@ -105,7 +105,9 @@ def test_a_planted_gradient_is_refused():
 ACCUMULATED = {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, ACCUMULATED], ids=["plain", "bf16", "accumulated"])
+@pytest.mark.parametrize(
+    "options", [{}, {"precision": "bf16-mixed"}, ACCUMULATED], ids=["plain", "bf16", "accumulated"]
+)
 def test_a_clean_run_ends_as_it_does_without_to_the_last_bit(options):
     (one, with_it), (other, without) = (
         fitted(*callbacks, data=rows(), max_epochs=2, **options) for callbacks in ([GuardCallback()], [])
