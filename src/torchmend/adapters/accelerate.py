@@ -49,7 +49,7 @@ def guarded(
     """
     models = _listed(model)
     kind = accelerator.distributed_type.value
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise UserError(f"The guard does not support {kind} yet: its parameters are not where a step could be undone.")
     if accelerator.num_processes > 1 and not all(
         isinstance(each, nn.parallel.DistributedDataParallel) for each in models
