@@ -146,6 +146,17 @@ def test_a_scaler_on_the_cpu_is_held_and_losses_are_told_without_its_factor(bad)
     assert written.losses == pytest.approx(module.losses, nan_ok=True)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
+@pytest.mark.parametrize(
+    ("callbacks", "steps"), [([], BATCHES), ([GuardCallback()], BATCHES - 2)], ids=["alone", "guarded"]
+)
+def test_a_schedule_is_held_where_the_scaler_refuses_which_lightning_alone_does_not(callbacks, steps):
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    trainer, _ = fitted(*callbacks, data=rows(), plugins=[plugin])
+    assert plugin.scaler.get_scale() == 65536.0 / 4
+    assert scheduler_of(trainer).last_epoch == steps
+
+
 def test_without_a_scaler_losses_are_told_as_they_are():
     written = Written()
     _, module = fitted(GuardCallback(writer=written), data=rows())
@@ -180,6 +191,7 @@ def test_the_memory_goes_on_with_a_resumed_run(tmp_path):
     first, second, whole = GuardCallback(), GuardCallback(), GuardCallback()
     trainer, _ = fitted(first, data=rows(bad=NAN))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
+    torch.load(tmp_path / "run.ckpt", weights_only=True)
     _, resumed = fitted(second, data=rows(bad=NAN), resume=tmp_path / "run.ckpt", max_epochs=2)
     _, module = fitted(whole, data=rows(bad=NAN), max_epochs=2)
     assert second.guard.steps == 2 * BATCHES
