@@ -287,6 +287,30 @@ def test_a_fault_that_comes_back_stops_the_run_with_an_explanation():
         fitted(GuardCallback(), data=rows(), module=Broken, max_epochs=3)
 
 
+def test_the_older_package_takes_the_same_callback():
+    older = pytest.importorskip("pytorch_lightning")
+
+    class Older(older.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, batch, _):
+            return loss_of(self.net, batch[0])
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), 1e-2)
+
+    callback, module = GuardCallback(), Older()
+    trainer = older.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[callback], max_epochs=1
+    )  # fmt: skip
+    trainer.fit(module, loader(rows(bad=NAN)))
+    assert is_finite(module)
+    assert callback.guard.events.counts == {"refuse": 1}
+
+
 def test_a_model_without_normalisation_is_guarded_too():
     class Plain(Module):
         def __init__(self):

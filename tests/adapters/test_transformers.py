@@ -84,7 +84,7 @@ def test_losses_that_the_trainer_hides_are_counted_and_told(tmp_path, caplog):
         trainer.train()
     assert torch.tensor(logged(trainer, "loss")).isfinite().all()
     assert logged(trainer, "hidden_losses") == [1]
-    assert "1 losses since the last log are NaN or Inf, and left out of it" in caplog.text
+    assert "1 losses are NaN or Inf, and left out of the log" in caplog.text
 
 
 def test_without_the_filter_one_bad_loss_makes_every_later_line_of_the_log_nan(tmp_path):

@@ -7,18 +7,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchmend import Guard, UserError
-from torchmend.adapters.telling import tell_backward, told
+from torchmend.adapters.shared import needing, tell, tell_backward
 
-try:
+with needing("accelerate"):
     from accelerate import Accelerator  # type: ignore[import-untyped]
     from accelerate.optimizer import AcceleratedOptimizer  # type: ignore[import-untyped]
     from accelerate.scheduler import AcceleratedScheduler  # type: ignore[import-untyped]
-except ModuleNotFoundError as error:
-    if error.name != "accelerate":
-        raise
-    raise ImportError(
-        "torchmend.adapters.accelerate needs Accelerate, which is not installed: pip install 'torchmend[accelerate]'"
-    ) from error
 
 
 def guarded(
@@ -61,7 +55,7 @@ def guarded(
     schedulers = [each.scheduler if isinstance(each, AcceleratedScheduler) else each for each in _listed(scheduler)]
     guard = Guard(models, optimizers, scaler=accelerator.scaler, scheduler=schedulers, **options)
     accelerator.register_for_checkpointing(guard)
-    tell_backward(accelerator, functools.partial(told, guard))
+    tell_backward(accelerator, functools.partial(tell, guard))
     return guard
 
 

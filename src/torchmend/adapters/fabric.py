@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchmend import Guard
-from torchmend.adapters.telling import tell_backward, told
+from torchmend.adapters.shared import tell, tell_backward
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -37,5 +37,5 @@ def guarded(fabric: "Fabric", model: nn.Module, optimizer: Optimizer, **options:
         scaler=getattr(fabric.strategy.precision, "scaler", None),
         **options,
     )
-    tell_backward(fabric, functools.partial(told, guard))
+    tell_backward(fabric, functools.partial(tell, guard))
     return guard

@@ -7,23 +7,16 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from torchmend import Guard
-from torchmend.adapters.telling import told
+from torchmend.adapters.shared import needing, tell
 
-try:
+with needing("lightning"):
     from lightning.pytorch import Callback, LightningModule, Trainer
-except ModuleNotFoundError as error:
-    if error.name != "lightning":
-        raise
-    raise ImportError(
-        "torchmend.adapters.lightning needs Lightning, which is not installed: pip install 'torchmend[lightning]'"
-    ) from error
 
 
 class GuardCallback(Callback):
-    """Guards what a Lightning Trainer fits: `Trainer(callbacks=[GuardCallback()])`.
+    """Guards what a Trainer fits: its module, optimizers, schedulers, gradient scaler and weight averaging.
 
-    The guard is made when the fit starts, before the sanity check, with the Trainer's optimizers, schedulers, gradient
-    scaler and weight averaging; its memory goes into checkpoints.
+    The guard is made when the fit starts, before the sanity check; its memory goes into checkpoints.
 
     Args:
         options: Fields of `torchmend.GuardOptions`, by name.
@@ -57,7 +50,7 @@ class GuardCallback(Callback):
         """Tell the loss, without the scaler's factor."""
         if self.guard is not None:
             loss = loss.detach()
-            told(self.guard, loss if self._scaler is None else loss / self._scaler.scale(torch.ones_like(loss)))
+            tell(self.guard, loss if self._scaler is None else loss / self._scaler.scale(torch.ones_like(loss)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, and repair, statistics: also before the sanity check, when nothing was trained yet."""

@@ -2,35 +2,25 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from torchmend import Guard
-from torchmend.adapters.telling import tell_backward, told
+from torchmend.adapters.shared import needing, tell, tell_backward
 
-try:
-    from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
-    from transformers.training_args import TrainingArguments
-except ModuleNotFoundError as error:
-    if error.name != "transformers":
-        raise
-    raise ImportError(
-        "torchmend.adapters.transformers needs Transformers, which is not installed: "
-        "pip install 'torchmend[transformers]'"
-    ) from error
+with needing("transformers"):
+    from transformers.trainer_callback import TrainerCallback, TrainerState
 
 logger = logging.getLogger("torchmend.guard")
 
-KEPT = "torchmend.Guard"
-"""Where the guard's memory lies among `stateful_callbacks` in a checkpoint's trainer_state.json."""
+KEPT = "torchmend.Guard"  # among `stateful_callbacks` in a checkpoint's trainer_state.json
 
 
 class GuardCallback(TrainerCallback):
-    """Guards what a Trainer trains: `trainer.add_callback(GuardCallback(trainer))`.
+    """Guards what a Trainer trains: its model, optimizer, scheduler and gradient scaler.
 
-    The guard is made when training begins, before an evaluation at its start, with the Trainer's optimizer, scheduler
-    and gradient scaler; its memory goes into checkpoints.
+    The guard is made when training begins; its memory goes into checkpoints.
 
     Args:
         trainer: Whose model is trained; a callback is not told its accelerator otherwise.
@@ -47,7 +37,7 @@ class GuardCallback(TrainerCallback):
         self._undo: Callable[[], None] = lambda: None
         self._hidden: Any = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Attach the guard: model and optimizer stand as they are trained, and a checkpoint is loaded."""
         self._detach()  # of a training that was interrupted
         trainer, optimizer = self._trainer, self._trainer.optimizer
@@ -58,31 +48,31 @@ class GuardCallback(TrainerCallback):
             scheduler=trainer.lr_scheduler,
             **self._options,
         )
-        if KEPT in _kept(state):
-            self.guard.load_state_dict(_kept(state)[KEPT])
+        kept: Any = state.stateful_callbacks  # a dictionary, whatever its type says
+        if KEPT in kept:
+            self.guard.load_state_dict(kept[KEPT])
         self._hidden = 0
         self._undo = tell_backward(trainer.accelerator, self._tell)
 
     def _tell(self, loss: torch.Tensor) -> None:
         if self.guard is not None:
-            told(self.guard, loss)
+            tell(self.guard, loss)
             self._hidden = self._hidden + (~loss.detach().isfinite()).sum()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Say how many losses the Trainer leaves out of its log."""
         count, self._hidden = int(self._hidden), 0
         if count and args.logging_nan_inf_filter:
             state.log_history[-1]["hidden_losses"] = count
-            logger.warning(
-                "%d losses since the last log are NaN or Inf, and left out of it (logging_nan_inf_filter)", count
-            )
+            logger.warning("%d losses are NaN or Inf, and left out of the log (logging_nan_inf_filter)", count)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Put the guard's memory where the next checkpoint is made from."""
+        kept: Any = state.stateful_callbacks
         if self.guard is not None:
-            _kept(state)[KEPT] = self.guard.state_dict()
+            kept[KEPT] = self.guard.state_dict()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Detach the guard."""
         self._detach()
 
@@ -90,8 +80,3 @@ class GuardCallback(TrainerCallback):
         self._undo()
         if self.guard is not None:
             self.guard.detach()
-
-
-def _kept(state: TrainerState) -> dict[str, Any]:
-    """Return what callbacks keep in a checkpoint; by now a dictionary, whatever the type says."""
-    return cast(dict[str, Any], state.stateful_callbacks)
