@@ -1,6 +1,6 @@
-"""Train by two processes in each framework, with a fault that one of them alone sees; print a line of JSON for each.
+"""Train by two processes in each framework, with a fault that one of them alone sees; write what happened.
 
-python distributed_run.py STORE
+python distributed_run.py STORE    # writes STORE.NAME.RANK.json: frameworks talk on standard output
 """
 
 import datetime as dt
@@ -141,8 +141,7 @@ def work(rank: int, store: str) -> None:
             "refused": guard.events.counts["refuse"], "steps": guard.state_dict()["steps"], "finite": is_finite(model),
             "weights": [float(each.detach().double().sum()) for each in model.parameters()],
         }  # fmt: skip
-        sys.stdout.write(json.dumps([scenario.__name__, rank, told]) + "\n")
-        sys.stdout.flush()
+        Path(f"{store}.{scenario.__name__}.{rank}.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 if __name__ == "__main__":
