@@ -62,9 +62,7 @@ class LazyTransaction(Transaction):
         self.seen = observation(figures, values)
         self._judge(self, self.seen)
 
-    def _before_step(self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if keywords.get("closure", arguments[1] if len(arguments) > 1 else None) is not None:
-            raise UserError("lazy=True does not support closures. Leave lazy out.")
+    def _before_step(self, *_: Any) -> None:
         if not self._judged:
             self.end_of_backward()
         self.stepped = self._in_step = True

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.clipping import Clipper
+from torchmend.live.guard.closures import ask_first, closure_of
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.ending import TO_THE_STEP, EndOfBackward, Mark, is_called_from
 from torchmend.live.guard.micro import MicroBatches
@@ -141,6 +142,8 @@ class Transaction:
         for each in announcing_parameters(self._models, self.optimizer):
             wrapping.hook(each.register_hook(Hook(functools.partial(self._on_gradient, each))))  # type: ignore[no-untyped-call]
         self._own = OwnSide(self._models, self.optimizer, wrapping)
+        if is_skipped_by_empty_gradients(self.optimizer):
+            wrapping.hook(self.optimizer.register_step_pre_hook(Hook(ask_first)))
         wrapping.hook(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
         wrapping.hook(self.optimizer.register_step_post_hook(Hook(self._after_step)))
 
@@ -245,7 +248,7 @@ class Transaction:
             self._nested += 1  # a user's optimizer that calls its base class's step: one step, with hooks called twice
             return
         self._step_frame, self._nested = caller, 0
-        closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+        closure = closure_of(arguments, keywords)
         if closure is None and not self._judged:  # gradients that came from no backward pass that a hook has seen
             self.end_of_backward()
         self.stepped = self._in_step = True
