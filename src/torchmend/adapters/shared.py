@@ -30,10 +30,10 @@ def needing(library: str) -> Iterator[None]:
         ) from error
 
 
-def tell(guard: Guard, loss: Any) -> None:
-    """Tell the guard a loss; what is not a tensor of one element is the framework's own business."""
+def tell(guard: Guard, loss: Any, batch: Any = None) -> None:
+    """Tell the guard a loss, and its batch; what is not a tensor of one element is the framework's own business."""
     if isinstance(loss, Tensor) and loss.numel() == 1:
-        guard.observe(loss)
+        guard.observe(loss, batch)
 
 
 def tell_backward(owner: Any, told: Callable[[Any], None]) -> Callable[[], None]:

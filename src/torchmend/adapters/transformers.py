@@ -39,7 +39,7 @@ class GuardCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Attach the guard: model and optimizer stand as they are trained, and a checkpoint is loaded."""
-        self._detach()  # of a training that was interrupted
+        self.on_train_end(args, state, control)  # of a training that was interrupted
         trainer, optimizer = self._trainer, self._trainer.optimizer
         self.guard = Guard(
             trainer.model_wrapped,
@@ -74,9 +74,6 @@ class GuardCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Detach the guard."""
-        self._detach()
-
-    def _detach(self) -> None:
         self._undo()
         if self.guard is not None:
             self.guard.detach()
