@@ -321,3 +321,14 @@ def test_a_model_without_normalisation_is_guarded_too():
     _, module = fitted(callback, data=rows(bad=NAN), module=Plain)
     assert is_finite(module)
     assert callback.guard.events.counts == {"refuse": 1}
+
+
+def test_the_incident_names_the_example_and_its_capsule_holds_the_batch(tmp_path):
+    callback = GuardCallback(capsules=tmp_path)
+    fitted(callback, data=rows(bad=NAN))
+    (found,) = [each.incident for each in callback.guard.events.decisions if each.incident is not None]
+    assert (found.found.cause, found.found.samples, found.found.of) == ("input", (1,), 8)
+    net = Module()
+    result = torchmend.replay(found.capsule, net, lambda model, batch: loss_of(model.net, batch[0]))
+    assert result.reproduced
+    assert result.now.samples == (1,)

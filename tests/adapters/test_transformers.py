@@ -216,3 +216,12 @@ def test_after_training_no_hook_is_left(tmp_path):
     assert hooks_of(trainer.model) == 0
     assert "backward" not in vars(trainer.accelerator)
     assert "8 steps guarded: 1 x refuse" in callback.guard.summary()
+
+
+def test_the_incident_names_the_example_and_its_capsule_is_replayed_without_a_loss(tmp_path):
+    trainer, callback = guarded(tmp_path / "out", rows(bad=NAN), options={"capsules": tmp_path / "capsules"})
+    trainer.train()
+    (found,) = [each.incident for each in callback.guard.events.decisions if each.incident is not None]
+    assert (found.found.cause, found.found.module) == ("input", "rows of the model")
+    assert found.found.samples == (1,)
+    assert torchmend.replay(found.capsule, Net()).reproduced

@@ -98,7 +98,7 @@ def _said(found: Localisation) -> str:
 
 
 def _place(found: Localisation) -> tuple[Cause, str]:
-    return found.cause, found.module
+    return found.cause, "" if found.cause is Cause.INPUT else found.module  # the batch has other names with a loss
 
 
 def replay(
