@@ -23,7 +23,14 @@ def tensors_of(tree: Any) -> list[Tensor]:
 
 
 def examples_in(tree: Any) -> int:
-    """Return how many examples a batch has: the first dimension that most of its tensors share; 0 if it has none."""
+    """Return how many examples a batch has; 0 if it cannot be divided.
+
+    A list of mappings has one for each, as targets of detection do; else it is the first dimension that most tensors
+    share.
+    """
+    records = [len(each) for each in tree_leaves(tree, is_leaf=_is_of_records) if _is_of_records(each)]
+    if records:
+        return records[0]
     sizes = [each.shape[0] for each in tensors_of(tree) if each.dim() and each.layout is torch.strided]
     return max(sizes, key=sizes.count) if sizes else 0
 
@@ -34,12 +41,22 @@ def taken(tree: Any, indices: Sequence[int], of: int) -> Any:
     Args:
         tree: The batch.
         indices: Which examples.
-        of: How many it has; tensors of another first dimension are taken whole.
+        of: How many it has; tensors of another first dimension are taken whole, and so are all where lists hold the
+            examples.
     """
-    return tree_map(lambda each: _taken(each, indices, of), tree)
+    is_listed = any(map(_is_of_records, tree_leaves(tree, is_leaf=_is_of_records)))
+
+    def is_divided(node: Any) -> bool:
+        return is_listed and isinstance(node, list) and len(node) == of
+
+    def part(leaf: Any) -> Any:
+        if is_divided(leaf):
+            return [leaf[at] for at in indices]
+        fits = isinstance(leaf, Tensor) and leaf.dim() and leaf.layout is torch.strided and leaf.shape[0] == of
+        return leaf[torch.tensor(list(indices), device=leaf.device)] if fits and not is_listed else leaf
+
+    return tree_map(part, tree, is_leaf=is_divided)
 
 
-def _taken(leaf: Any, indices: Sequence[int], of: int) -> Any:
-    if isinstance(leaf, Tensor) and leaf.dim() and leaf.layout is torch.strided and leaf.shape[0] == of:
-        return leaf[torch.tensor(list(indices), device=leaf.device)]
-    return leaf
+def _is_of_records(node: Any) -> bool:
+    return isinstance(node, list) and bool(node) and all(isinstance(each, Mapping) for each in node)

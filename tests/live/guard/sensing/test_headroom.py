@@ -76,7 +76,7 @@ def test_a_layer_with_less_than_three_bits_is_named_with_its_bits_and_its_larges
     assert (finding.code, finding.severity) == (Code.HEADROOM_LOW, Severity.WARNING)
     assert finding.detail == (
         "loud: 1.7 bits of headroom in float16, the largest value is 20000 of 65504; "
-        "run this module in float32 or bfloat16"
+        "run this module in float32 (torchmend.stabilise) or bfloat16"
     )
 
 

@@ -131,7 +131,7 @@ class Headroom:
                 Code.HEADROOM_LOW,
                 Severity.WARNING,
                 detail=f"{and_more(new, 'module')}: {left} in float16, the largest value is {first:g} "
-                f"of {LARGEST:g}; run this module in float32 or bfloat16",
+                f"of {LARGEST:g}; run this module in float32 (torchmend.stabilise) or bfloat16",
             )
 
     def state_dict(self) -> dict[str, Any]:
