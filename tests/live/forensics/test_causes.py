@@ -19,6 +19,7 @@ from torchmend.rules.texts import TEXTS
             {"cause": Cause.MODULE, "operation": "addmm", "value": "Inf", "largest": 1e9, "usual": 1.0},
             Code.BATCH_OUT_OF_RANGE,
         ),
+        ({"cause": Cause.MODULE, "operation": "native_layer_norm", "dtype": "float32"}, Code.OVERFLOW),
         ({"cause": Cause.LOSS, "operation": "div"}, Code.DIVISION_BY_ZERO),
         ({"cause": Cause.LOSS, "operation": "log", "value": "-Inf"}, Code.LOGARITHM_OF_ZERO),
         ({"cause": Cause.MODULE, "operation": "sqrt", "backward": True}, Code.SLOPE_INFINITE),

@@ -20,6 +20,12 @@ _STEEP = (
     "euclidean_dist", "pairwise_distance", "std", "hypot", "rsqrt", "weight_norm_interface",
 )  # fmt: skip
 _SOFTMAXES = ("softmax", "safe_softmax", "log_softmax", "scaled_dot_product", "logsumexp")
+_SUMS = (
+    "addmm", "mm", "bmm", "baddbmm", "convolution", "native_layer_norm", "native_batch_norm", "native_group_norm",
+    "fused_rms_norm", "fft_r2c", "fft_c2c", "fft_c2r", "cumsum", "sum",
+)  # fmt: skip
+"""Operations whose own partial sums may pass the largest number, and give NaN when Inf is taken from Inf."""
+
 _MEANS = ("mean", "std", "var", "var_mean", "std_mean", "nll_loss", "nll_loss_forward", "nll_loss2d_forward", "median")
 
 
@@ -35,7 +41,7 @@ def cause_of(found: Localisation) -> Code | None:
     by_operation = _backward(operation) if found.backward else _forward(operation, found.value)
     if by_operation is None and found.dtype in _HALVES:
         return Code.OVERFLOW_IN_HALF
-    if by_operation is None and found.value == "Inf" and operation:
+    if by_operation is None and operation and (found.value != "NaN" or operation in _SUMS):
         return Code.OVERFLOW
     return by_operation or (Code.LOSS_CODE if found.cause is Cause.LOSS else Code.MODULE_CODE)
 
