@@ -24,6 +24,30 @@ from benchmarks.guard.run import Make, Run, gpt, mlp, resnet
 from torchmend import Cause, Guard
 
 HERE = Path(__file__).parent
+PAGE = """# What forensics costs
+
+    python -m benchmarks.forensics.run
+
+Eager mode, CPU, {machine}. The networks are those of [the guard's page](../guard/README.md).
+
+## A healthy step
+
+The batch is kept by reference until the verdict, with the states of the random generators. Medians of {rounds} rounds or
+more; *added* is the median of the paired differences between a guard that keeps it and one that does not.
+
+| network | plain, ms | guard without, ms | guard, ms | added, microseconds | of a plain step |
+|---|---|---|---|---|---|
+{healthy}
+
+## The step that is looked into
+
+One example overflows (of the decoder: one word). The batch is run again under probes, parts of it are run to find the
+example, and changes are tried; at most once in 50 steps for one origin. Medians of {failures}.
+
+| network | in all, ms | in plain steps | a capsule adds, ms | its size, MB |
+|---|---|---|---|---|
+{failing}
+"""
 NEVER = {"check_every": 0, "sample_every": 10**9, "ring": None, "reservoir": 0}
 FAILURES = 5
 
@@ -88,37 +112,12 @@ def page(results: dict[str, Any], rounds: int) -> str:
         f"| {each['kept']['ms'] - each['failing']['ms']:.0f} | {each['kept']['bytes'] / 1e6:.1f} |"
         for name, each in results["networks"].items()
     ]
-    return "\n".join(
-        [
-            "# What forensics costs",
-            "",
-            "    python -m benchmarks.forensics.run",
-            "",
-            f"Eager mode, CPU, {machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}; "
-            f"{machine['said']}. The",
-            "networks are those of [the guard's page](../guard/README.md).",
-            "",
-            "## A healthy step",
-            "",
-            f"The batch is kept by reference until the verdict, with the states of the random generators. Medians of "
-            f"{rounds} rounds or",
-            "more; *added* is the median of the paired differences between a guard that keeps it and one that does not.",
-            "",
-            "| network | plain, ms | guard without, ms | guard, ms | added, microseconds | of a plain step |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            "## The step that is looked into",
-            "",
-            "One example overflows (of the decoder: one word). The batch is run again under probes, parts of it are run "
-            "to find the",
-            f"example, changes are tried; at most once in 50 steps for one origin. Medians of {FAILURES}.",
-            "",
-            "| network | in all, ms | in plain steps | a capsule adds, ms | its size, MB |",
-            "|---|---|---|---|---|",
-            *found,
-            "",
-        ]
+    return PAGE.format(
+        machine=f"{machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}; {machine['said']}",
+        rounds=rounds,
+        healthy="\n".join(rows),
+        failing="\n".join(found),
+        failures=FAILURES,
     )
 
 
