@@ -32,8 +32,8 @@ Eager mode, CPU, {machine}. The networks are those of [the guard's page](../guar
 
 ## A healthy step
 
-The batch is kept by reference until the verdict, with the states of the random generators. Medians of {rounds} rounds or
-more; *added* is the median of the paired differences between a guard that keeps it and one that does not.
+The batch is kept by reference until the verdict, with the states of the random generators. Medians of {rounds} rounds
+or more; *added* is the median of the paired differences between a guard that keeps it and one that does not.
 
 | network | plain, ms | guard without, ms | guard, ms | added, microseconds | of a plain step |
 |---|---|---|---|---|---|
@@ -112,8 +112,9 @@ def page(results: dict[str, Any], rounds: int) -> str:
         f"| {each['kept']['ms'] - each['failing']['ms']:.0f} | {each['kept']['bytes'] / 1e6:.1f} |"
         for name, each in results["networks"].items()
     ]
+    said = f"{machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}; {machine['said']}"
     return PAGE.format(
-        machine=f"{machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}; {machine['said']}",
+        machine=said,
         rounds=rounds,
         healthy="\n".join(rows),
         failing="\n".join(found),

@@ -14,6 +14,7 @@ from live.forensics.runs import incident_of, into
 from live.guard.training import kept, same
 from torchmend import Cause, Code, Guard, Policy, TrainingStoppedError
 from torchmend.live.forensics import calls
+from torchmend.live.forensics import localising as localising_of
 from torchmend.live.guard import investigating as localising
 
 
@@ -256,3 +257,50 @@ def test_of_several_models_the_right_one_is_named():
     found = [each.incident.found for each in guard.events.decisions if each.incident is not None]
     assert found[0].module == "1 (model 2)"
     assert found[0].samples == (5,)
+
+
+# Which examples
+
+
+def counted(guilty):
+    runs = []
+
+    def shows(part):
+        runs.append(part)
+        return guilty(set(part))
+
+    return shows, runs
+
+
+@pytest.mark.parametrize(
+    ("guilty", "found"),
+    [
+        (lambda part: 37 in part, ((37,), False)),
+        (lambda part: {3, 5} <= part, ((3, 5), False)),
+        (lambda part: {3, 37} <= part, ((3, 37), False)),
+        (lambda part: {3, 20, 37} <= part, ((3, 20, 37), False)),
+        (lambda part: len(part) > 60, (tuple(range(64)), False)),
+        (lambda part: 3 in part or 37 in part, ((3, 37), False)),
+        (lambda part: len(part) == 64, (tuple(range(64)), False)),
+        (lambda part: len(part) >= 2 and 37 in part, ((37,), False)),
+        (lambda part: True, ((0, 1, 2), True)),
+    ],
+)
+def test_the_guilty_examples_are_found_in_few_runs(guilty, found):
+    shows, runs = counted(guilty)
+    assert localising_of.guilty_part(shows, 64) == found
+    assert len(runs) <= 64
+
+
+def test_the_search_stops_when_it_is_told_to():
+    shows, runs = counted(lambda part: 37 in part)
+    part, _ = localising_of.guilty_part(shows, 1 << 12, lambda: len(runs) >= 4)
+    assert 37 in part
+    assert len(runs) <= 6
+
+
+def test_an_investigation_that_takes_too_long_says_so(monkeypatch):
+    monkeypatch.setattr(localising, "MOST_SECONDS", -1.0)
+    found = incident_of(into(FAULTS["root_of_zero_backward"])[1])
+    assert found.found.module == "1"
+    assert "the search for the examples was stopped: it took too long" in str(found)

@@ -15,18 +15,21 @@ MOST_RUNS = 40
 """Runs of parts of a batch in the search of one group, at most."""
 
 FEW = 8
-"""Parts of so many examples are also tried without each one of them."""
+"""Pieces that a batch is divided into at most, of which each is left out."""
 
 MOST_GUILTY = 3
 """Groups of guilty examples that are looked for."""
 
 
-def localise(rerun: Rerun, *, loss_finite: bool | None = None) -> Localisation:
+def localise(
+    rerun: Rerun, *, loss_finite: bool | None = None, enough: Callable[[], bool] = lambda: False
+) -> Localisation:
     """Run a batch again under probes, and say where it went wrong.
 
     Args:
         rerun: The batch.
         loss_finite: Whether the loss was finite in the step; None if it is not known.
+        enough: Asked between two runs of parts of the batch whether to stop there.
     """
     found, shown = locate(rerun, loss_finite=loss_finite)
     count = rerun.examples
@@ -38,8 +41,9 @@ def localise(rerun: Rerun, *, loss_finite: bool | None = None) -> Localisation:
         given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
         return replace(found, samples=given if len(given) < count else (), of=count)
     if not found.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
-        part, others = guilty_part(lambda part: _still(rerun, part, shown), count)
+        part, others = guilty_part(lambda part: _still(rerun, part, shown), count, enough)
         note = "other examples show it as well" if others else ""
+        note = "the search for the examples was stopped: it took too long" if enough() else note
         largest, usual = _magnitudes(rerun, part) if len(part) < count else (0.0, 0.0)
         return replace(found, samples=part, of=count, note=note, largest=largest, usual=usual)
     return replace(found, of=count)
@@ -139,7 +143,9 @@ def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown) -> bool:
     return bool(again) and again.backward == shown.backward
 
 
-def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[tuple[int, ...], bool]:
+def guilty_part(
+    shows: Callable[[tuple[int, ...]], bool], count: int, enough: Callable[[], bool] = lambda: False
+) -> tuple[tuple[int, ...], bool]:
     """Find the examples of a batch without which it does not show a failure.
 
     Batch statistics need two examples or more, so that a guilty one may show nothing alone: it is told from those
@@ -148,6 +154,7 @@ def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[t
     Args:
         shows: Whether a part does.
         count: Examples in the batch.
+        enough: Asked whether to stop with what is known.
 
     Returns:
         Places of the examples, ascending, all of them where no smaller part shows it; and whether the batch shows it
@@ -155,31 +162,41 @@ def guilty_part(shows: Callable[[tuple[int, ...]], bool], count: int) -> tuple[t
     """
     rest, guilty = tuple(range(count)), cast("tuple[int, ...]", ())
     for _ in range(MOST_GUILTY):
-        part = _smallest_part(shows, rest)
+        part = _smallest_part(shows, rest, enough)
         if len(part) == len(rest):
             return (guilty, True) if guilty else (part, False)
-        if 1 < len(part) <= FEW:
+        if 1 < len(part) <= 2 * FEW and not enough():
             part = tuple(at for at in part if not shows(_without(rest, (at,)))) or part
         guilty, rest = tuple(sorted((*guilty, *part))), _without(rest, part)
-        if not shows(rest):
-            return guilty, False
+        if enough() or not shows(rest):
+            return guilty, enough()
     return guilty, True
 
 
 def _without(part: tuple[int, ...], some: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(each for each in part if each not in some)
+    left = set(some)
+    return tuple(each for each in part if each not in left)
 
 
-def _smallest_part(shows: Callable[[tuple[int, ...]], bool], part: tuple[int, ...]) -> tuple[int, ...]:
-    runs = 0
-    while len(part) > 1 and runs < MOST_RUNS:
-        half = len(part) // 2
-        pieces = [part[:half], part[half:]]
-        if 2 < len(part) <= FEW:
-            pieces += [part[:at] + part[at + 1 :] for at in range(len(part))]
-        runs += len(pieces)
-        smaller = next((piece for piece in pieces if shows(piece)), None)
-        if smaller is None:
+def _smallest_part(
+    shows: Callable[[tuple[int, ...]], bool], part: tuple[int, ...], enough: Callable[[], bool]
+) -> tuple[int, ...]:
+    """Take halves as long as one shows it; where none does, leave out quarters and eighths.
+
+    This is delta debugging (Zeller and Hildebrandt, 2002), cut short: a failure of the whole batch is known after
+    fourteen runs.
+    """
+    runs, pieces = 0, 2
+    while len(part) > 1 and runs < MOST_RUNS and not enough():
+        size = -(-len(part) // pieces)
+        chunks = [part[at : at + size] for at in range(0, len(part), size)]
+        tries = chunks if pieces == 2 else [_without(part, each) for each in chunks]
+        runs += len(tries)
+        smaller = next((each for each in tries if shows(each)), None)
+        if smaller is not None:
+            part, pieces = smaller, 2
+        elif pieces < min(FEW, len(part)):
+            pieces *= 2
+        else:
             break
-        part = smaller
     return part

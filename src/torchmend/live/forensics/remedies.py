@@ -25,12 +25,13 @@ Try = tuple[Kind, str, Make]
 """What sort of change it is, what is changed in words, and what does it."""
 
 
-def tried(rerun: Rerun, found: Localisation) -> tuple[Remedy, ...]:
+def tried(rerun: Rerun, found: Localisation, enough: Callable[[], bool] = lambda: False) -> tuple[Remedy, ...]:
     """Try changes on a batch until one helps.
 
     Args:
         rerun: The batch.
         found: Where it fails.
+        enough: Asked between two changes whether to stop there.
 
     Returns:
         What was tried, in order; the last one helped, if any did.
@@ -43,7 +44,7 @@ def tried(rerun: Rerun, found: Localisation) -> tuple[Remedy, ...]:
     for kind, change, make in _candidates(rerun, found):
         helped = _helps(rerun, make, found)
         done.append(Remedy(kind=kind, change=change, helped=helped))
-        if helped:
+        if helped or enough():
             break
     return tuple(done)
 

@@ -1,7 +1,8 @@
 """A step that went wrong, investigated: its batch is run again under probes, and everything is put back after it."""
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -31,6 +32,9 @@ PAUSE = 50
 MOST = 32
 """Investigations in a run."""
 
+MOST_SECONDS = 60.0
+"""That one takes before no further part of the batch, and no further change, is tried."""
+
 LEAST_REFUSED = 2
 """Steps in a row that a GradScaler has to refuse, since single ones are its ordinary business."""
 
@@ -42,6 +46,7 @@ class Investigator:
         models: As the guard was given them.
         transactions: Of all optimizers; filled when the guard is attached.
         options: Of the guard.
+        clock: Tells seconds.
 
     Attributes:
         last: Where the last failure began, in words; empty if none was found.
@@ -53,6 +58,7 @@ class Investigator:
         models: Sequence[nn.Module],
         transactions: Sequence[Transaction],
         options: GuardOptions,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wrapped = models
         self._models = [inner_model(each) for each in models]
@@ -61,6 +67,8 @@ class Investigator:
         self._writer = CapsuleWriter(options.capsules) if isinstance(options.capsules, Capsules) else None
         self._seen: dict[str, int] = {}
         self._count = 0
+        self._clock = clock
+        self._until = 0.0
         self.last = ""
         self.recorder = Recorder(models, wants_gradients=options.loss is None)
 
@@ -85,6 +93,7 @@ class Investigator:
         self._count += 1
         calls = self.recorder.calls
         why = self._why_not(calls)
+        self._until = self._clock() + MOST_SECONDS
         with self._as_it_was():
             rerun = self._rerun(calls, seen)
             found = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
@@ -107,7 +116,7 @@ class Investigator:
         return "".join(gathered(written, self._wrapped))
 
     def _incident(self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation) -> Incident:
-        remedies = tried(rerun, found) if found.is_known and not found.exchanges else ()
+        remedies = tried(rerun, found, self._is_late) if found.is_known and not found.exchanges else ()
         is_scaled = (
             seen.scale > 1
             and (found.backward or found.pass_unknown)
@@ -126,6 +135,9 @@ class Investigator:
             loss=seen.own_loss,
         )
 
+    def _is_late(self) -> bool:
+        return self._clock() > self._until
+
     def _rerun(self, calls: Sequence[Call], seen: Observation) -> Rerun:
         batch = self.recorder.batch
         return Rerun(
@@ -140,7 +152,7 @@ class Investigator:
     def _found(self, rerun: Rerun, seen: Observation) -> Localisation:
         finite = None if seen.own_loss is None else math.isfinite(seen.own_loss)
         try:
-            return localise(rerun, loss_finite=finite)
+            return localise(rerun, loss_finite=finite, enough=self._is_late)
         except Exception as error:  # the user's code may raise anything when it is run once more
             return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {error}")
 
