@@ -79,7 +79,7 @@ class Incident:
             ("cause", f"{TEXTS[self.code].title} (torchmend explain {self.code.value})" if self.code else ""),
             ("change", change or (TEXTS[self.code].remedy if self.code else "")),
             ("no help", "; ".join(tried)),
-            ("replay", f"torchmend replay {self.capsule}" if self.capsule else ""),
+            ("replay", f"torchmend replay {self.capsule} --model MODULE:NAME" if self.capsule else ""),
         ]
         on = f" on rank {self.rank}" if self.rank is not None else ""
         return "\n".join([f"Incident at step {self.step}{on}", *(f"  {key:<9}{text}" for key, text in rows if text)])
