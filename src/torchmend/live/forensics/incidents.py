@@ -1,6 +1,7 @@
 """What a stranger reads when a step went wrong: what, where, which example, what was undone, what to change."""
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from torchmend.facts.codes import Code
 from torchmend.live.forensics.findings import Localisation
 from torchmend.rules.texts import TEXTS
+
+HOW_TO = 'pass capsules="FOLDER" to the guard, and the next is kept to be replayed'
+"""What is said of the replay where nothing was kept."""
 
 
 class Kind(StrEnum):
@@ -79,7 +83,7 @@ class Incident:
             ("cause", f"{TEXTS[self.code].title} (torchmend explain {self.code.value})" if self.code else ""),
             ("change", change or (TEXTS[self.code].remedy if self.code else "")),
             ("no help", "; ".join(tried)),
-            ("replay", f"torchmend replay {self.capsule} --model MODULE:NAME" if self.capsule else ""),
+            ("replay", f"torchmend replay {shlex.quote(self.capsule)} --model MODULE:NAME" if self.capsule else HOW_TO),
         ]
         on = f" on rank {self.rank}" if self.rank is not None else ""
         return "\n".join([f"Incident at step {self.step}{on}", *(f"  {key:<9}{text}" for key, text in rows if text)])
