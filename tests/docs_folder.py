@@ -1,9 +1,16 @@
 """The folder in which the examples of the documentation run."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
+
+ROOT = Path(__file__).parents[1]
+INCIDENTS = (ROOT / "docs" / "incidents.md").read_text(encoding="utf-8")
 
 
 class Network(nn.Module):
@@ -43,3 +50,18 @@ def make_example_files(folder: Path) -> None:
         torch.save({"model_state_dict": healthy, "iteration": 12_000}, where / "best.pth")
         torch.save({"model_state_dict": damaged, "iteration": 12_500}, where / "last.pth")
     torch.save({"model_state_dict": burnt, "iteration": 13_000}, folder / "burnt.pth")
+
+
+def run_the_training_of_incidents(folder: Path) -> str:
+    """Write the files that the page on incidents shows, run the training as it says, and return what that logs."""
+    for text, name in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", INCIDENTS, re.DOTALL):
+        (folder / name).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "train.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    return done.stderr

@@ -3,13 +3,15 @@
 import doctest
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import torchmend
-from docs_folder import make_example_files
+from docs_folder import make_example_files, run_the_training_of_incidents
 from torchmend.cli.main import app
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,9 +30,17 @@ COMMANDS = {
 ENTRY = re.compile(r"^\.\. auto(?:function|class|exception):: torchmend\.(\w+)$", re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def failed_run(tmp_path_factory):
+    """A folder in which the training of the page on incidents was run, and what it logged."""
+    folder = tmp_path_factory.mktemp("incidents")
+    return folder, run_the_training_of_incidents(folder)
+
+
 @pytest.fixture
-def in_example_folder(tmp_path, monkeypatch):
+def in_example_folder(tmp_path, monkeypatch, failed_run):
     make_example_files(tmp_path)
+    shutil.copytree(failed_run[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
 
@@ -73,6 +83,24 @@ def test_the_commands_on_a_page_do_their_work_one_after_the_other(page):
         result = CliRunner().invoke(app, shlex.split(command)[1:])
         assert result.exit_code in (0, 1), f"{command}\n{result.output}"
         assert result.exception is None or isinstance(result.exception, SystemExit), command
+
+
+def test_the_page_on_incidents_shows_what_its_training_logs(failed_run):
+    shown = "".join(re.findall(r"```text\n(step .*?)```", PAGES["incidents.md"], re.DOTALL))
+    assert failed_run[1] == shown
+
+
+@pytest.mark.usefixtures("in_example_folder")
+def test_the_page_on_incidents_shows_what_its_replay_prints():
+    (shown,) = re.findall(r"```text\n(then .*?)```", PAGES["incidents.md"], re.DOTALL)
+    result = CliRunner().invoke(app, shlex.split(COMMANDS["incidents.md"][0])[1:])
+    assert (result.exit_code, result.stdout) == (0, shown)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^torchmend .*$", PAGES["trouble.md"], re.MULTILINE))
+def test_a_command_against_trouble_can_be_typed(line):
+    _, name, *arguments = shlex.split(line, comments=True)
+    typer.main.get_command(app).commands[name].make_context(name, arguments)
 
 
 def test_the_guide_shows_commands():

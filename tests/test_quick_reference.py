@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import typer
 
+from torchmend import Cause, GuardOptions, Incident, Localisation, Remedy
 from torchmend.cli import classic
 from torchmend.cli.common import Exit
 from torchmend.cli.main import app as torchmend_app
+from torchmend.facts.codes import Code
+from torchmend.live.forensics.incidents import Kind
 from wavessm_x.cli.main import app as wavessm_app
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +90,22 @@ def test_options_in_the_text_are_some_program_s():
 
 def test_the_exit_codes_are_those_of_the_commands():
     assert [int(quoted(code)[0]) for code, *_ in rows("Exit codes")] == sorted(Exit)
+
+
+def test_the_options_for_incidents_and_their_defaults_are_those_of_the_guard():
+    listed = {quoted(name)[0]: quoted(default)[0] for name, default, _ in rows("Options of the guard for incidents")}
+    options = GuardOptions()
+    assert listed == {name: str(getattr(options, name)) for name in ("localise", "loss", "capsules")}
+
+
+def test_the_lines_of_an_incident_are_those_that_it_prints():
+    found = Localisation(cause=Cause.LOSS, operation="div", samples=(5,), of=8, note="a note")
+    tried = tuple(Remedy(kind=Kind.OPERATION, change="a change", helped=helped) for helped in (False, True))
+    incident = Incident(
+        step=1, what="it", undone="all", found=found, code=Code.DIVISION_BY_ZERO, remedies=tried, capsule="folder"
+    )
+    printed = [line[2:11].strip() for line in str(incident).splitlines()[1:]]
+    assert [quoted(line)[0] for line, _ in rows("Lines of an incident")] == printed
 
 
 @cache

@@ -35,7 +35,7 @@ def test_a_prefix_that_fits_one_code_gives_its_section():
     assert torchmend("explain", "TM401").stdout == TEXTS[Code.METADATA_NOT_FINITE].body
 
 
-@pytest.mark.parametrize("word", ["nonsense", "TM7", "TM1011", "", "T", "101"])
+@pytest.mark.parametrize("word", ["nonsense", "TM8", "TM1011", "", "T", "101"])
 def test_anything_else_exits_2_and_lists_the_codes(word):
     outcome = torchmend("explain", word)
     assert (outcome.rc, outcome.stdout) == (2, "")

@@ -82,7 +82,10 @@ class Replay:
     def conclusion(self) -> str:
         """What follows, in a sentence."""
         if not self.reproduced:
-            return "not reproduced: another torch, another device, or something that the capsule does not hold"
+            return (
+                "not reproduced: other code (a fix that works), another torch, another device, "
+                "or something that the capsule does not hold"
+            )
         if self.by_precision is None:
             if self.now.cause is Cause.LOSS:
                 return "reproduced; give the loss (--loss) to see where in it, and whether precision is the cause"
