@@ -42,10 +42,16 @@ def localise(
         return replace(found, samples=given if len(given) < count else (), of=count)
     if not found.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
         part, others = guilty_part(lambda part: _still(rerun, part, shown), count, enough)
-        note = "other examples show it as well" if others else ""
-        note = "the search for the examples was stopped: it took too long" if enough() else note
+        if enough():
+            part = part if len(part) < count else ()
+            return replace(
+                found, samples=part, of=count, note="the search for the examples was stopped: it took too long"
+            )
+        if others:
+            few = ", ".join(map(str, part[:FEW]))
+            return replace(found, of=count, note=f"no few examples are to blame: without {few} the others show it too")
         largest, usual = _magnitudes(rerun, part) if len(part) < count else (0.0, 0.0)
-        return replace(found, samples=part, of=count, note=note, largest=largest, usual=usual)
+        return replace(found, samples=part, of=count, largest=largest, usual=usual)
     return replace(found, of=count)
 
 
