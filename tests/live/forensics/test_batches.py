@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchmend.live.forensics.batches import examples_in, taken, tensors_of
+from torchmend.live.forensics.batches import examples_in, taken
+from torchmend.live.tensors import tensors_of
 
 ROWS, LABELS = torch.arange(12.0).reshape(4, 3), torch.arange(4)
 

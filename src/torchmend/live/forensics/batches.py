@@ -1,25 +1,13 @@
 """Batches as trees of tensors: what a model was called with, how many examples, some of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """Return all tensors in lists, tuples, mappings, dataclasses and what else torch knows as a tree, in order."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(tree):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif isinstance(leaf, Mapping):
-            found += tensors_of(list(leaf.values()))
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_of([getattr(leaf, each.name, None) for each in fields(leaf)])
-    return found
+from torchmend.live.tensors import tensors_of
 
 
 def examples_in(tree: Any) -> int:

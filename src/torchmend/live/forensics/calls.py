@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from torchmend.live.forensics.batches import tensors_of
 from torchmend.live.forensics.rng import RngState
-from torchmend.live.guard.ownership import inner_model, is_traced
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.ownership import inner_model, is_traced
+from torchmend.live.tensors import tensors_of
+from torchmend.live.wrapping import Hook, Wrapping
 
 MOST_CALLS = 16
 """Calls of one step that are kept; of more, the last."""

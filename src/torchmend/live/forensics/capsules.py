@@ -21,7 +21,7 @@ from torchmend.live.forensics.rng import RngState
 from torchmend.live.forensics.settings import settings_now, versions_now
 from torchmend.live.forensics.stored import stored_tensors, write_tensors
 from torchmend.live.forensics.trees import Packer
-from torchmend.live.guard.ownership import plain
+from torchmend.live.ownership import plain
 
 logger = logging.getLogger("torchmend.guard")
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchmend.live.forensics.batches import tensors_of
-from torchmend.live.guard.ownership import plain
+from torchmend.live.ownership import plain
+from torchmend.live.tensors import is_plain, tensors_of
 
 UNINITIALISED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_")
 """Operations that hand out memory as it is."""
@@ -295,15 +295,7 @@ def value_of(tensor: Tensor) -> str:
 
 def _is_looked_at(tensor: Tensor) -> bool:
     """Return whether values of a tensor can be read here: of a number type, dense, not empty, of no strange class."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
-        and (tensor.is_floating_point() or tensor.is_complex())
-        and tensor.layout is torch.strided
-        and tensor.device.type != "meta"
-        and not tensor.is_nested
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and tensor.numel() > 0
-    )
+    return is_plain(tensor) and (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
 
 
 def _looked_at(tree: Any) -> list[Tensor]:

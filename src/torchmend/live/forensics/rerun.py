@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchmend.live.forensics.batches import examples_in, taken, tensors_of
+from torchmend.live.forensics.batches import examples_in, taken
 from torchmend.live.forensics.calls import Call
 from torchmend.live.forensics.probing import Probe, is_bad, value_of
-from torchmend.live.guard.ownership import plain
+from torchmend.live.ownership import plain
+from torchmend.live.tensors import tensors_of
 
 Loss = Callable[[Any, Any], Tensor]
 """Takes the model, or a list of them if there are several, and a batch; returns the loss, without the scaler."""

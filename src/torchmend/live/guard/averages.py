@@ -8,8 +8,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.ownership import averaged_model
-from torchmend.live.guard.wrapping import EagerHook, Wrapping
+from torchmend.live.ownership import averaged_model
+from torchmend.live.wrapping import EagerHook, Wrapping
 from torchmend.rules.evidence import finding
 
 

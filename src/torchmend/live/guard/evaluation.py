@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from torchmend.live.diagnosing import diagnose_live
-from torchmend.live.guard.ownership import is_compiled, is_traced, may_be_hooked, plain
 from torchmend.live.guard.reservoir import Reservoir
 from torchmend.live.guard.sensing.reading import measure, observation
 from torchmend.live.guard.slots import STATISTICS, VARIANCE, Slot, is_bad, side_by_side
-from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
+from torchmend.live.ownership import is_compiled, is_traced, may_be_hooked, plain
 from torchmend.live.repairing import repair_live
+from torchmend.live.wrapping import EagerHook, Hook, Wrapping
 
 if TYPE_CHECKING:
     from torchmend.live.guard.transaction import Transaction

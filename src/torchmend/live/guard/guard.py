@@ -24,14 +24,14 @@ from torchmend.live.guard.judging import Judge
 from torchmend.live.guard.lazy import LazyTransaction
 from torchmend.live.guard.micro import MicroBatches
 from torchmend.live.guard.options import as_list, listed, one_element, options_of, refuse_unsupported
-from torchmend.live.guard.ownership import owned_modules
 from torchmend.live.guard.preflight import inspect, watch_loads, watch_starved
 from torchmend.live.guard.ranks import warn_if_alone
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
 from torchmend.live.guard.states import restored_policy_state
 from torchmend.live.guard.transaction import Transaction
-from torchmend.live.guard.wrapping import Wrapping
+from torchmend.live.ownership import owned_modules
+from torchmend.live.wrapping import Wrapping
 
 logger = logging.getLogger("torchmend.guard")
 

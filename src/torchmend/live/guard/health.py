@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from torchmend.facts.findings import Finding
 from torchmend.live.diagnosing import diagnose_live
-from torchmend.live.guard.ownership import averaged_model, inner_model
+from torchmend.live.ownership import averaged_model, inner_model
 from torchmend.live.repairing import repair_live
 from torchmend.live.screening import is_evidently_sound, is_statistic
 

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.transaction import ABANDONED, Transaction
-from torchmend.live.guard.wrapping import Wrapping
+from torchmend.live.wrapping import Wrapping
 
 
 class Held:

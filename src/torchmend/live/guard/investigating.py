@@ -21,9 +21,9 @@ from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.options import GuardOptions
-from torchmend.live.guard.ownership import inner_model, plain
 from torchmend.live.guard.ranks import by_rank, gathered, named, place_among
 from torchmend.live.guard.transaction import Transaction
+from torchmend.live.ownership import inner_model, plain
 from torchmend.live.rerunning import rerunning
 
 PAUSE = 50

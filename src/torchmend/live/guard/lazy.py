@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.ownership import parameters_of
 from torchmend.live.guard.ranks import trained_together
 from torchmend.live.guard.sensing.reading import Figures, observation
 from torchmend.live.guard.transaction import Transaction
+from torchmend.live.ownership import parameters_of
 
 LAG = 8
 """Steps after which figures are read from a device that cannot be asked whether they have arrived."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchmend.live.guard.buffers import BufferStore
-from torchmend.live.guard.ownership import Named
+from torchmend.live.ownership import Named
 
 
 class MicroBatches:

@@ -15,10 +15,10 @@ from torchmend.live.forensics.capsules import Capsules
 from torchmend.live.forensics.rerun import Loss
 from torchmend.live.guard.clipping import By, Clip
 from torchmend.live.guard.decisions import Decision
-from torchmend.live.guard.ownership import is_compiled
 from torchmend.live.guard.policy import Policy
 from torchmend.live.guard.ring import Ring
 from torchmend.live.guard.sensing.catalogue import ALL, Sensor, chosen
+from torchmend.live.ownership import is_compiled
 
 _UNSUPPORTED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine")
 

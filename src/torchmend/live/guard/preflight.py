@@ -1,6 +1,6 @@
 """Before the first step: what in a model and its optimizer will go wrong later."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,12 @@ from torch.optim import Optimizer
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
 from torchmend.live.diagnosing import diagnose_live
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.half import types_without_eps
+from torchmend.live.wrapping import Hook, Wrapping
 from torchmend.rules.evidence import finding
 
 MOST_MOMENTUM = 0.5
 """Above this running statistics are little more than those of the last batch."""
-
-SAFE_EPS = 1e-4
-"""An epsilon that float16 can hold."""
 
 
 def inspect(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> Iterator[Finding]:
@@ -52,17 +50,6 @@ def _of_optimizer(optimizer: Optimizer) -> Iterator[Finding]:
     for group in optimizer.param_groups:
         for kind in types_without_eps(group):
             yield _risky(f"eps {group['eps']:g} is zero in {kind}: a moment of zero divides by it; use 1e-4 or more")
-
-
-def types_without_eps(group: Mapping[str, Any]) -> list[str]:
-    """Return the types of a group's parameters in which its epsilon is zero, or too small to be told from it."""
-    eps = group.get("eps")
-    kinds = {parameter.dtype for parameter in group["params"] if parameter.is_floating_point()}
-    return [
-        str(kind).removeprefix("torch.")
-        for kind in sorted(kinds, key=str)
-        if isinstance(eps, float) and 0 < eps < torch.finfo(kind).tiny and torch.finfo(kind).bits < 32
-    ]
 
 
 def _of_narrow_weights(optimizer: Optimizer) -> Iterator[Finding]:

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 from torchmend.facts.codes import Code
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.decisions import Decision, Observation
-from torchmend.live.guard.ownership import averaged_model, is_compiled, parameters_of
 from torchmend.live.guard.sensing.reading import dense
-from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
+from torchmend.live.ownership import averaged_model, is_compiled, parameters_of
+from torchmend.live.wrapping import EagerHook, Hook, Wrapping
 
 logger = logging.getLogger("torchmend.guard")
 

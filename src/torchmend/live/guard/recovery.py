@@ -21,11 +21,11 @@ from torchmend.live.guard.health import (
     still_damaged,
 )
 from torchmend.live.guard.options import GuardOptions
-from torchmend.live.guard.ownership import averaged_model
 from torchmend.live.guard.ranks import apart, by_rank, gathered, named, take_from
 from torchmend.live.guard.rates import lower
 from torchmend.live.guard.ring import Snapshots
 from torchmend.live.guard.sensing.catalogue import Sensor
+from torchmend.live.ownership import averaged_model
 
 logger = logging.getLogger("torchmend.guard")
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchmend.live.guard.ownership import is_traced
-from torchmend.live.guard.wrapping import EagerHook, Wrapping
+from torchmend.live.ownership import is_traced
 from torchmend.live.recalibrating.layers import tracking_layers
 from torchmend.live.recalibrating.recalibration import FEWEST_BATCHES, recalibrate
+from torchmend.live.wrapping import EagerHook, Wrapping
 
 logger = logging.getLogger("torchmend.guard")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchmend.live.guard.ownership import parameters_of
+from torchmend.live.ownership import parameters_of
 
 SKIPPED_BY_EMPTY_GRADIENTS = frozenset(
     {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "ASGD", "Rprop", "Adafactor",

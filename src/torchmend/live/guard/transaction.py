@@ -18,15 +18,6 @@ from torchmend.live.guard.closures import ask_first, closure_of
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.ending import TO_THE_STEP, EndOfBackward, Mark, is_called_from
 from torchmend.live.guard.micro import MicroBatches
-from torchmend.live.guard.ownership import (
-    Named,
-    announcing_parameters,
-    is_compiled,
-    is_traced,
-    may_be_hooked,
-    names_of,
-    parameters_of,
-)
 from torchmend.live.guard.ranks import OwnSide, average
 from torchmend.live.guard.sensing.catalogue import Sensor
 from torchmend.live.guard.sensing.reading import Figures, confirmed, measure, observation
@@ -38,7 +29,16 @@ from torchmend.live.guard.skipping import (
     is_skipped_by_empty_gradients,
     silence_gradients,
 )
-from torchmend.live.guard.wrapping import EagerHook, Hook, Wrapping
+from torchmend.live.ownership import (
+    Named,
+    announcing_parameters,
+    is_compiled,
+    is_traced,
+    may_be_hooked,
+    names_of,
+    parameters_of,
+)
+from torchmend.live.wrapping import EagerHook, Hook, Wrapping
 
 Judge = Callable[["Transaction", Observation], Decision]
 """Asked once a backward pass; may raise what stops the run."""

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from torchmend.facts.errors import UserError
 from torchmend.facts.plans import Rung
-from torchmend.live.guard.ownership import inner_model
+from torchmend.live.ownership import inner_model
 from torchmend.live.recalibrating.batches import Forward, Noise, first_batches, run
 from torchmend.live.recalibrating.keeping import KeptBuffers, undisturbed
 from torchmend.live.recalibrating.layers import (

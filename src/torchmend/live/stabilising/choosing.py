@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.ownership import inner_model, plain
+from torchmend.live.ownership import inner_model, plain
 
 Wanted = str | type[nn.Module]
 """A module's name, a pattern with `*`, `?` or `[...]`, or a class."""

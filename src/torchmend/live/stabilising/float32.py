@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import nn
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.ownership import plain
-from torchmend.live.guard.sensing.headroom import LARGEST, LEAST_BITS
+from torchmend.live.half import LARGEST, LEAST_BITS
+from torchmend.live.ownership import plain
 from torchmend.live.stabilising.changes import Change, Kind, LeftOut, Stabilised, together
 from torchmend.live.stabilising.choosing import Wanted, find, inside, outermost, place_of, suspects
 from torchmend.live.stabilising.probing import Sighting, probe

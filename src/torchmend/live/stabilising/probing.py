@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchmend.live.guard.ownership import plain
-from torchmend.live.guard.sensing.headroom import LARGEST, tensors_in
-from torchmend.live.guard.sensing.places import is_plain
+from torchmend.live.half import LARGEST
+from torchmend.live.ownership import plain
 from torchmend.live.screening import STATISTICS
 from torchmend.live.stabilising.running import in_half, untouched
+from torchmend.live.tensors import is_plain, tensors_of
 
 _HALVES = (torch.float16, torch.complex32)
 
@@ -113,7 +113,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = _cast_from(func, args)
         wide = None if source is None else _beyond(source, self._limit)
         result = func(*args, **keywords)
-        halves = [each for each in tensors_in(result) if each.dtype in _HALVES and _is_readable(each)]
+        halves = [each for each in tensors_of(result) if each.dtype in _HALVES and _is_readable(each)]
         if not halves or "empty" in str(func):
             return result
         if source is not None:

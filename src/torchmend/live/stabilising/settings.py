@@ -7,8 +7,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchmend.live.compat import configure_bn_for_stability, normalises_by_statistics
-from torchmend.live.guard.ownership import plain
-from torchmend.live.guard.preflight import SAFE_EPS, types_without_eps
+from torchmend.live.half import SAFE_EPS, types_without_eps
+from torchmend.live.ownership import plain
 from torchmend.live.stabilising.changes import Change, Kind, Stabilised
 from torchmend.live.stabilising.choosing import inside, place_of
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchmend.facts.errors import UserError
-from torchmend.live.guard.sensing.headroom import LEAST_BITS
+from torchmend.live.half import LEAST_BITS
 from torchmend.live.recalibrating.batches import Forward
 from torchmend.live.recalibrating.batches import run as run_batch
 from torchmend.live.stabilising.changes import Stabilised, together

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchmend.live.guard.ownership import plain
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.ownership import plain
+from torchmend.live.wrapping import Hook, Wrapping
 
 HALVES = (torch.float16, torch.bfloat16)
 

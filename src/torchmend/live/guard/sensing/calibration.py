@@ -13,8 +13,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.sensing.places import Samples, and_more, home_of, hookable, is_plain
-from torchmend.live.guard.wrapping import Hook
+from torchmend.live.guard.sensing.places import Samples, and_more, home_of, hookable
+from torchmend.live.tensors import is_plain
+from torchmend.live.wrapping import Hook
 from torchmend.rules.evidence import finding
 
 LEAST_WARM_UP, MOST_WARM_UP = 50, 500

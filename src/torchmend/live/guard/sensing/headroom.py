@@ -13,18 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.sensing.places import Samples, and_more, home_of, hookable, is_plain
-from torchmend.live.guard.wrapping import Hook
+from torchmend.live.guard.sensing.places import Samples, and_more, home_of, hookable
+from torchmend.live.half import LARGEST, LEAST_BITS, headroom
+from torchmend.live.tensors import is_plain, tensors_of
+from torchmend.live.wrapping import Hook
 from torchmend.rules.evidence import finding
-
-LARGEST = 65504.0
-"""The largest float16."""
-
-LEAST_BITS = 3.0
-"""Bits of headroom below which a module is told: in one reproduced run they came 18 steps before the overflow."""
-
-OVERFLOWED = -1.0
-"""Bits of headroom of a module whose output is infinite: a whole bit less than of one that just fits."""
 
 NEVER_MASK = (nn.Linear, nn.Bilinear, _ConvNd, _NormBase)
 """Modules that put no -Inf into their output on purpose; elsewhere it may be a mask."""
@@ -85,7 +78,7 @@ class Headroom:
     def _after_forward(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        for tensor in tensors_in(output):
+        for tensor in tensors_of(output):
             if tensor.dtype in _HALVES and tensor.numel() and is_plain(tensor) and self._is_new(tensor):
                 if not self.trained and tensor.requires_grad:
                     self.trained = name
@@ -150,22 +143,3 @@ def unscaled(name: str) -> Finding:
         "use one, and pass scaler=, or run in bfloat16"
     )
     return finding(Code.RISKY_SETUP, Severity.WARNING, detail=detail)
-
-
-def headroom(largest: float) -> float:
-    """Return by how many bits a magnitude may grow in float16; Inf for zero, `OVERFLOWED` for Inf."""
-    if largest == math.inf:
-        return OVERFLOWED
-    return math.log2(LARGEST / largest) if largest > 0 else math.inf
-
-
-def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of what a module put out."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for each in output.values():
-            yield from tensors_in(each)
-    elif isinstance(output, list | tuple):
-        for each in output:
-            yield from tensors_in(each)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from torchmend.facts.codes import Code, Severity
 from torchmend.facts.findings import Finding
-from torchmend.live.guard.sensing.headroom import NEVER_MASK, tensors_in
-from torchmend.live.guard.sensing.places import Samples, home_of, hookable, is_plain
-from torchmend.live.guard.wrapping import Hook
+from torchmend.live.guard.sensing.headroom import NEVER_MASK
+from torchmend.live.guard.sensing.places import Samples, home_of, hookable
+from torchmend.live.tensors import is_plain, tensors_of
+from torchmend.live.wrapping import Hook
 from torchmend.rules.evidence import finding
 
 
@@ -63,7 +64,7 @@ class Origins:
     def _after_forward(self, name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        for tensor in tensors_in(output):
+        for tensor in tensors_of(output):
             if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() and is_plain(tensor):
                 real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
                 low, high = torch.aminmax(real if real.element_size() > 1 else real.float())

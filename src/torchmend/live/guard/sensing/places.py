@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchmend.live.guard.ownership import Named, may_be_hooked, plain
+from torchmend.live.ownership import Named, may_be_hooked, plain
 
 Context = TypeVar("Context")
 
@@ -44,17 +44,6 @@ def hookable(models: Sequence[nn.Module]) -> list[Named]:
                 name = plain(path) or type(module).__name__
                 named[f"{name} (model {number})" if name in named else name] = module
     return list(named.items())
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Return whether reductions of a tensor are tensors that outlive the call: no subclass, no transform's wrapper."""
-    return (
-        type(tensor) is Tensor
-        and tensor.layout is torch.strided
-        and tensor.device.type != "meta"
-        and not tensor.is_nested
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def home_of(tensors: Iterable[Tensor]) -> torch.device:

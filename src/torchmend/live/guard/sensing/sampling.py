@@ -13,7 +13,7 @@ from torchmend.live.guard.sensing.headroom import Headroom, unscaled
 from torchmend.live.guard.sensing.origins import Origins
 from torchmend.live.guard.sensing.reading import Extra
 from torchmend.live.guard.sensing.updates import Updates
-from torchmend.live.guard.wrapping import Hook, Wrapping
+from torchmend.live.wrapping import Hook, Wrapping
 
 Tell = Callable[[Sequence[Finding]], None]
 """Told what a sampled sensor found."""
