@@ -32,6 +32,9 @@ PAUSE = 50
 MOST = 32
 """Investigations in a run."""
 
+MOST_SAID = 160
+"""Characters of an error that are told."""
+
 MOST_SECONDS = 60.0
 """That one takes before no further part of the batch, and no further change, is tried."""
 
@@ -154,7 +157,8 @@ class Investigator:
         try:
             return localise(rerun, loss_finite=finite, enough=self._is_late)
         except Exception as error:  # the user's code may raise anything when it is run once more
-            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {error}")
+            said = (str(error).splitlines() or [""])[0][:MOST_SAID]
+            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {said}")
 
     def _why_not(self, calls: Sequence[Call]) -> str:
         """Say why the batch cannot be run again; empty if it can. Ranks may exchange values in it: all can, or none."""
