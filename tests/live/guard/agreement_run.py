@@ -160,7 +160,9 @@ class Run:
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, STEPS)
         self.average = torch.optim.swa_utils.AveragedModel(inner)
         self.scaler = torch.amp.GradScaler("cpu", enabled=case.scaled, init_scale=2.0**10)
-        options = {"log": folder / f"{dist.get_rank()}.jsonl"} if case.log and not left_out else {}
+        options: dict[str, Any] = {}
+        if case.log and not left_out:
+            options = {"log": folder / f"{dist.get_rank()}.jsonl", "capsules": folder / "capsules"}
         self.guard = Guard(
             self.model,
             self.optimizer,

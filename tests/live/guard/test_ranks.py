@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import torchmend
 from live.guard.training import batch, kept, net, same, train
 from torchmend.facts.codes import Code, Severity
 from torchmend.live.guard.decisions import Action, Decision
@@ -120,7 +121,7 @@ def loops(tmp_path_factory):
     )  # fmt: skip
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     lines = [json.loads(line) for rank in range(2) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
-    return ranks, lines
+    return ranks, lines, sorted((folder / "capsules").iterdir())
 
 
 IN_COMMON = ("weights", "average", "moments", "schedule", "scaler", "guard", "decisions", "stopped", "incidents")
@@ -215,6 +216,15 @@ def test_an_overflow_of_one_rank_lowers_the_scale_and_undoes_the_statistics_of_b
 
 def test_the_lines_of_both_ranks_name_the_rank(loops):
     assert [(line["step"], line["action"], line["rank"]) for line in loops[1]] == [(5, "refuse", 1)] * 2
+
+
+def test_the_rank_at_fault_keeps_its_batch_and_both_tell_where(loops):
+    ranks, lines, capsules = loops
+    assert [each.name for each in capsules] == ["step_000005_rank_1"]
+    assert [line["incident"]["capsule"] for line in lines] == [str(capsules[0])] * 2
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1))
+    assert torchmend.replay(capsules[0], model).reproduced
 
 
 def test_uneven_inputs_are_refused_aloud(loops):
