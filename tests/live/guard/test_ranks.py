@@ -219,7 +219,7 @@ def test_the_lines_of_both_ranks_name_the_rank(loops):
 
 
 def test_the_rank_at_fault_keeps_its_batch_and_both_tell_where(loops):
-    ranks, lines, capsules = loops
+    _, lines, capsules = loops
     assert [each.name for each in capsules] == ["step_000005_rank_1"]
     assert [line["incident"]["capsule"] for line in lines] == [str(capsules[0])] * 2
     torch.manual_seed(0)
