@@ -210,7 +210,7 @@ def _undone(decision: Decision) -> str:
     if decision.by_scaler:
         return "the GradScaler leaves the step out; buffers are as they were before it"
     return {
-        Action.REFUSE: "the step did not happen: weights, buffers, optimizer and schedule are as they were before it",
+        Action.REFUSE: "the whole step: weights, buffers, optimizer and schedule are as before",
         Action.ROLL_BACK: "the run goes back to a snapshot",
         Action.STOP: "the run is stopped; weights are as they were before this step",
     }.get(decision.action, "nothing: the step does no harm, and counts")
