@@ -19,14 +19,11 @@ MOST_MODULES = 4
 """Modules that are put into float32 together."""
 
 Make = Callable[[Rerun], tuple[Rerun, AbstractContextManager[object] | None]]
-"""Makes the change: returns another batch, and what surrounds its run."""
-
-Try = tuple[Kind, str, Make]
-"""What sort of change it is, what is changed in words, and what does it."""
+"""Makes a change: returns another batch, and what surrounds its run."""
 
 
 def tried(rerun: Rerun, found: Localisation, enough: Callable[[], bool] = lambda: False) -> tuple[Remedy, ...]:
-    """Try changes on a batch until one helps.
+    """Try changes on a batch until one helps, the smallest first.
 
     Args:
         rerun: The batch.
@@ -37,16 +34,41 @@ def tried(rerun: Rerun, found: Localisation, enough: Callable[[], bool] = lambda
         What was tried, in order; the last one helped, if any did.
     """
     done: list[Remedy] = []
-    if found.dtype in HALVES and found.cause is Cause.MODULE:
-        done.append(_in_float32(rerun, found))
-        if done[0].helped:
-            return tuple(done)
-    for kind, change, make in _candidates(rerun, found):
-        helped = _helps(rerun, make, found)
-        done.append(Remedy(kind=kind, change=change, helped=helped))
-        if helped or enough():
+    for remedy in _remedies(rerun, found):
+        done.append(remedy)
+        if remedy.helped or enough():
             break
     return tuple(done)
+
+
+def _remedies(rerun: Rerun, found: Localisation) -> Iterator[Remedy]:
+    """Try changes that fit, each when it is asked for."""
+
+    def remedy(kind: Kind, change: str, make: Make) -> Remedy:
+        return Remedy(kind=kind, change=change, helped=_helps(rerun, make, found))
+
+    if rerun.scale > 1 and found.backward:
+        lower = f"let the GradScaler lower its factor of {rerun.scale:g}"
+        yield remedy(Kind.SCALE, lower, lambda given: (given.with_scale(1.0), None))
+    if found.dtype in HALVES:
+        if found.cause is Cause.MODULE:
+            yield _in_float32(rerun, found)
+        types = {each.autocast.dtype for each in rerun.calls}
+        if torch.float16 in types:
+            change = "run in bfloat16 instead of float16"
+            yield remedy(Kind.OTHER_TYPE, change, lambda given: (given.in_type(torch.bfloat16), None))
+        if types != {None}:
+            yield remedy(Kind.OTHER_TYPE, "run in float32, without autocast", lambda given: (given.in_type(None), None))
+    patch = patch_for(found.operation) if found.cause in (Cause.MODULE, Cause.LOSS) else None
+    if patch is not None and (found.cause is Cause.MODULE or rerun.loss is not None):
+        safe, words = patch
+        at = f" at {found.line}" if found.line else ""
+        yield remedy(Kind.OPERATION, words + at, lambda given: (given, safe))
+    if found.samples and len(found.samples) < found.of:
+        rest = [at for at in range(found.of) if at not in found.samples]
+        word = "example" if len(found.samples) == 1 else "examples"
+        leave = f"leave {word} {', '.join(map(str, found.samples))} out, and look at where they come from"
+        yield remedy(Kind.EXAMPLES, leave, lambda given: (given.only(rest), None))
 
 
 def _helps(rerun: Rerun, make: Make, found: Localisation) -> bool:
@@ -66,35 +88,11 @@ def _helps(rerun: Rerun, make: Make, found: Localisation) -> bool:
     return True
 
 
-def _candidates(rerun: Rerun, found: Localisation) -> Iterator[Try]:
-    """Yield changes that fit, the smallest first."""
-    if rerun.scale > 1 and found.backward:
-        yield (
-            Kind.SCALE,
-            f"let the GradScaler lower its factor of {rerun.scale:g}",
-            lambda given: (given.with_scale(1.0), None),
-        )
-    if found.dtype in HALVES:
-        yield from _wider(rerun)
-    patch = patch_for(found.operation) if found.cause in (Cause.MODULE, Cause.LOSS) else None
-    if patch is not None and (found.cause is Cause.MODULE or rerun.loss is not None):
-        safe, words = patch
-        yield Kind.OPERATION, f"{words}{f' at {found.line}' if found.line else ''}", lambda given: (given, safe)
-    if found.samples and len(found.samples) < found.of:
-        rest = [at for at in range(found.of) if at not in found.samples]
-        listed = ", ".join(map(str, found.samples))
-        word = "example" if len(found.samples) == 1 else "examples"
-        yield (
-            Kind.EXAMPLES,
-            f"leave {word} {listed} out, and look at where they come from",
-            lambda given: (given.only(rest), None),
-        )
-
-
 def _in_float32(rerun: Rerun, found: Localisation) -> Remedy:
     """Run the module in float32, and those behind it that fail then: what they get may be too large for them."""
-    model = next((each for each in rerun.models if found.module in dict(each.named_modules())), rerun.models[0])
-    names, helped = [found.module], False
+    first, _, number = found.module.partition(" (model ")
+    model = rerun.models[int(number[:-1]) - 1 if number else 0]
+    names, helped = [first], False
     while not helped and len(names) <= MOST_MODULES:
         try:
             with in_float32(model, names):
@@ -112,10 +110,3 @@ def _in_float32(rerun: Rerun, found: Localisation) -> Remedy:
 
 def _as_it_is(rerun: Rerun) -> tuple[Rerun, None]:
     return rerun, None
-
-
-def _wider(rerun: Rerun) -> Iterator[Try]:
-    if any(each.autocast.dtype is torch.float16 for each in rerun.calls):
-        yield Kind.OTHER_TYPE, "run in bfloat16 instead of float16", lambda given: (given.in_type(torch.bfloat16), None)
-    if any(each.autocast.dtype is not None for each in rerun.calls):
-        yield Kind.OTHER_TYPE, "run in float32, without autocast", lambda given: (given.in_type(None), None)
