@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.faults.case import Case, Kind
 from benchmarks.faults.grid import Cell, Grid
-from benchmarks.faults.protections import Nothing, Torchmend
+from benchmarks.faults.ours import Torchmend
+from benchmarks.faults.protections import Nothing
 from benchmarks.faults.scoring import RECOVERED, RUNAWAY_RECOVERED
 
 REPORT = re.compile(r"(?:([\w.-]+/[\w.-]+)|(?<!\w))#(\d+)")

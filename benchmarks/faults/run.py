@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks.faults.cases import CASES
+from benchmarks.faults.columns import LOCALISING, PROTECTIONS
 from benchmarks.faults.grid import Grid
 from benchmarks.faults.page import page
 from benchmarks.faults.picture import draw
-from benchmarks.faults.protections import PROTECTIONS
-from benchmarks.faults.scoring import Score, play
+from benchmarks.faults.places import Located
+from benchmarks.faults.scoring import Played, Score, play
 
 HERE = Path(__file__).parent
 Job = tuple[str, int, tuple[str, ...]]
@@ -39,15 +40,17 @@ def quieten() -> None:
     warnings.simplefilter("ignore")
 
 
-def work(job: Job) -> list[Score]:
+def work(job: Job) -> Played:
     """Run one case with one seed."""
     name, seed, protections = job
     case = next(each for each in CASES if each.name == name)
-    return play(case, seed, [each for each in PROTECTIONS if each.name in protections])
+    chosen = [each for each in PROTECTIONS if each.name in protections]
+    localising = LOCALISING if len(chosen) == len(PROTECTIONS) else [each for each in LOCALISING if each in chosen]
+    return play(case, seed, chosen, localising)
 
 
-def played(jobs: Sequence[Job], count: int) -> Iterator[list[Score]]:
-    """Run jobs in so many processes; yield their scores in order."""
+def played(jobs: Sequence[Job], count: int) -> Iterator[Played]:
+    """Run jobs in so many processes; yield what came of them in order."""
     if count == 1:
         quieten()
         yield from map(work, jobs)
@@ -58,6 +61,8 @@ def played(jobs: Sequence[Job], count: int) -> Iterator[list[Score]]:
 
 def told(score: Score) -> str:
     """Say a score in a line."""
+    if score.cannot:
+        return f"{score.case:26} {score.protection:19} {score.seed}  cannot be run: {score.cannot}"
     when = "never" if score.latency is None else f"+{score.latency}"
     return (
         f"{score.case:26} {score.protection:19} {score.seed}  clean {score.clean:.3f}  faulty {score.metric:.3f}"
@@ -66,6 +71,13 @@ def told(score: Score) -> str:
         f"{'equal' if score.twin_equal else f'{score.twin_metric:.3f}'}, {score.false_alarms} alarms; "
         f"{score.seconds:.2f} s of {score.plain_seconds:.2f}; {score.cause}"
     )
+
+
+def told_place(place: Located) -> str:
+    """Say a place in a line."""
+    words = "nothing" if place.told is None else f"{place.told.side} {place.told.name} {place.told.operation}: {place.told.words}"
+    right = f"{place.verdict}{', operation' if place.operation else ''}"
+    return f"{place.case:26} {place.tool:19} {place.seed}  place {right}; {words}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,10 +127,12 @@ def measure(given: argparse.Namespace) -> None:
     names = tuple(given.protections or [each.name for each in PROTECTIONS])
     jobs = [(case, seed, names) for case in given.cases or [each.name for each in CASES] for seed in given.seeds]
     began = time.perf_counter()
-    scores = []
+    scores: list[Score] = []
+    places: list[Located] = []
     for each in played(jobs, given.jobs):
-        scores += each
-        print(*map(told, each), sep="\n", flush=True)
+        scores += each.scores
+        places += each.located
+        print(*map(told, each.scores), *map(told_place, each.located), sep="\n", flush=True)
     if given.cases or given.protections:
         return
     results: dict[str, Any] = {
@@ -128,6 +142,7 @@ def measure(given: argparse.Namespace) -> None:
         "jobs": given.jobs,
         "seeds": given.seeds,
         "scores": [score.as_json() for score in scores],
+        "places": [place.as_json() for place in places],
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     write_page(HERE)

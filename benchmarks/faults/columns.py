@@ -1,0 +1,19 @@
+"""The columns of the page, and the rows of what localises."""
+
+from benchmarks.faults.anomaly import Anomaly
+from benchmarks.faults.ours import Torchmend, WithLoss
+from benchmarks.faults.protections import ErrorIfNonfinite, Nothing, Recipe, Scaler, SkipLoss
+
+PROTECTIONS: tuple[type[Nothing], ...] = (
+    Nothing,
+    Recipe,
+    SkipLoss,
+    Scaler,
+    ErrorIfNonfinite,
+    Anomaly,
+    Torchmend,
+)
+"""All, in the order of the page's columns."""
+
+LOCALISING: tuple[type[Nothing], ...] = (Anomaly, Torchmend, WithLoss)
+"""Those that name places, in the order of the table of places."""
