@@ -1,8 +1,11 @@
 """The columns of the page, and the rows of what localises."""
 
 from benchmarks.faults.anomaly import Anomaly
+from benchmarks.faults.arc_training import ArcTraining
+from benchmarks.faults.lightning_trainer import Lightning
 from benchmarks.faults.ours import Torchmend, WithLoss
 from benchmarks.faults.protections import ErrorIfNonfinite, Nothing, Recipe, Scaler, SkipLoss
+from benchmarks.faults.transformers_trainer import Transformers
 
 PROTECTIONS: tuple[type[Nothing], ...] = (
     Nothing,
@@ -11,6 +14,9 @@ PROTECTIONS: tuple[type[Nothing], ...] = (
     Scaler,
     ErrorIfNonfinite,
     Anomaly,
+    Lightning,
+    Transformers,
+    ArcTraining,
     Torchmend,
 )
 """All, in the order of the page's columns."""

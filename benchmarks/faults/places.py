@@ -1,7 +1,7 @@
 """Where a fault is, what a tool says of it, and whether that is right: pure."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -88,23 +88,19 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """What one tool said first about one run, and how right it is.
+    """What one tool said first about one run.
 
     Args:
         case: Its name.
         tool: The same.
         seed: Of the run.
         told: What it said; None if it named no place.
-        verdict: About the place.
-        operation: Whether the right operation was named.
     """
 
     case: str
     tool: str
     seed: int
     told: Told | None
-    verdict: Verdict
-    operation: bool
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -114,21 +110,12 @@ class Located:
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Return what `as_json` gave these fields of."""
         told = fields["told"]
-        side = told and told["side"] and Side(told["side"])
-        return cls(**{**fields, "verdict": Verdict(fields["verdict"]), "told": told and Told(**{**told, "side": side})})
+        return cls(**{**fields, "told": told and Told(**{**told, "side": told["side"] and Side(told["side"])})})
 
 
-def located(case: str, tool: str, seed: int, told: Collection[Told], truth: Truth, onset: int) -> Located:
-    """Judge the first place that was named from the onset on; what was said before it was not about the fault."""
-    first = next((each for each in told if each.step >= min(onset, 0) and (each.step >= onset or each.step < 0)), None)
-    return Located(
-        case=case,
-        tool=tool,
-        seed=seed,
-        told=first,
-        verdict=verdict(first, truth),
-        operation=first is not None and names_operation(first, truth),
-    )
+def first_told(told: Iterable[Told], onset: int) -> Told | None:
+    """Return the first place that was named from the onset on, or before the first step; None if none was."""
+    return next((each for each in told if each.step >= onset or each.step < 0), None)
 
 
 def verdict(told: Told | None, truth: Truth) -> Verdict:

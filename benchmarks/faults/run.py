@@ -25,8 +25,9 @@ from benchmarks.faults.columns import LOCALISING, PROTECTIONS
 from benchmarks.faults.grid import Grid
 from benchmarks.faults.page import page
 from benchmarks.faults.picture import draw
-from benchmarks.faults.places import Located
+from benchmarks.faults.places import Located, verdict
 from benchmarks.faults.scoring import Played, Score, play
+from benchmarks.faults.truths import TRUTHS
 
 HERE = Path(__file__).parent
 Job = tuple[str, int, tuple[str, ...]]
@@ -76,7 +77,7 @@ def told(score: Score) -> str:
 def told_place(place: Located) -> str:
     """Say a place in a line."""
     words = "nothing" if place.told is None else f"{place.told.side} {place.told.name} {place.told.operation}: {place.told.words}"
-    right = f"{place.verdict}{', operation' if place.operation else ''}"
+    right = verdict(place.told, TRUTHS[place.case])
     return f"{place.case:26} {place.tool:19} {place.seed}  place {right}; {words}"
 
 

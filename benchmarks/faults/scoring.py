@@ -8,10 +8,9 @@ from typing import Any, Self
 import torch
 
 from benchmarks.faults.case import Case, Kind
-from benchmarks.faults.places import Located, located
+from benchmarks.faults.places import Located, first_told
 from benchmarks.faults.protections import CannotRunError, Nothing
 from benchmarks.faults.training import Act, Event, Outcome, run
-from benchmarks.faults.truths import TRUTHS
 
 RECOVERED, RUNAWAY_RECOVERED = 0.95, 0.75
 """Shares of the clean run's metric that count as recovered; the second for runaway faults."""
@@ -114,11 +113,14 @@ def play(
         else:
             scores.append(score(case, protection.name, seed, plain, twin, faulty))
             told[protection] = faulty.told
-    truth = TRUTHS[case.name]
     for tool in localising:
         if tool not in protections:
             told[tool] = _run(case, seed, tool, faulty=True).told
-    places = [located(case.name, each.name, seed, told[each], truth, case.onset) for each in localising if each in told]
+    places = [
+        Located(case=case.name, tool=each.name, seed=seed, told=first_told(told[each], case.onset))
+        for each in localising
+        if each in told
+    ]
     return Played(scores=tuple(scores), located=tuple(places))
 
 

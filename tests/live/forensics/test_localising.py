@@ -56,6 +56,19 @@ def test_a_part_that_is_never_called_is_told_by_its_parameter():
     assert place.parameter == "inner.out_proj.bias"
 
 
+def stretched_loss(model, batch):
+    """Divide by the whole range of each example before the model sees it: 0/0 where all its values are equal."""
+    low = batch.amin(1, keepdim=True)
+    return mean_loss(model, (batch - low) / (batch.amax(1, keepdim=True) - low))
+
+
+def test_code_that_runs_before_the_model_is_not_said_to_run_after_it():
+    fault = Fault(no_norm_net, with_row(0.25), stretched_loss, "loss", "")
+    place = incident_of(into(fault, loss=True)[1]).found
+    assert (place.cause, place.module, place.operation) == (Cause.LOSS, "", "div")
+    assert place.sentence == "the loss code produced NaN in the forward pass"
+
+
 # What cannot be found is said
 
 

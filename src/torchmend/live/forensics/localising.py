@@ -97,7 +97,7 @@ def _of(origin: Origin, after: str) -> Localisation:
         return Localisation(cause=known.get(kind, Cause.OUTSIDE), module=name if kind in known else "", value=origin.value)
     return Localisation(
         cause=Cause.MODULE if place.known else Cause.LOSS,
-        module=place.module or after,
+        module=place.module or (after if place.after is None else place.after),
         kind=place.kind,
         also=place.also,
         call=place.call,
