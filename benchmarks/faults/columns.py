@@ -21,5 +21,8 @@ PROTECTIONS: tuple[type[Nothing], ...] = (
 )
 """All, in the order of the page's columns."""
 
+TOOLS: tuple[type[Nothing], ...] = (Anomaly, Lightning, Transformers, ArcTraining)
+"""Those of them that are tools of others; they have a table of their own."""
+
 LOCALISING: tuple[type[Nothing], ...] = (Anomaly, Torchmend, WithLoss)
 """Those that name places, in the order of the table of places."""

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from benchmarks.faults.anomaly import named
 from benchmarks.faults.protections import Nothing
-from benchmarks.faults.training import Act, Training
 from torchmend import TrainingStoppedError
 
 EPOCH = 20

@@ -34,6 +34,7 @@ class Torchmend(Nothing):
     def __init__(self, training: Training) -> None:
         super().__init__(training)
         self._noted = self._repaired = 0
+        self.ranks: list[int] = []
         self.guard = Guard(
             training.model,
             training.optimizer,
@@ -75,6 +76,7 @@ class Torchmend(Nothing):
         for decision in [*self.guard.events.decisions][-new:] if new else ():
             self.note(act_of(decision), cause_of(decision), by_loop=decision.by_scaler)
             self.told += told_by(decision, self.now)
+            self.ranks += ranks_named_by(decision)
         if self.guard.repaired > self._repaired:
             self._repaired = self.guard.repaired
             self.note(Act.REPAIR, "statistics before an evaluation")
@@ -105,7 +107,7 @@ class WithLoss(Torchmend):
 
 
 def told_by(decision: Decision, step: int) -> list[Told]:
-    """Return the place that a decision names: by running the batch again, or by a finding about a tensor of the model."""
+    """Return the place that a decision names: by its incident, or by a finding about a tensor of the model."""
     if decision.incident is not None:
         told = place_of(decision.incident, step)
         return [] if told is None else [told]
@@ -114,6 +116,12 @@ def told_by(decision: Decision, step: int) -> list[Told]:
         for each in decision.findings
         if each.severity >= Severity.WARNING and each.code.value.startswith(OF_STATE) and each.place
     ][:1]
+
+
+def ranks_named_by(decision: Decision) -> list[int]:
+    """Return the process that a decision or its incident names as the one that it happened on, if any."""
+    named = (getattr(decision, "rank", None), decision.incident and decision.incident.rank)
+    return [each for each in named if each is not None][:1]
 
 
 def place_of(incident: Incident, step: int) -> Told | None:

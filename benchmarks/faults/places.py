@@ -138,7 +138,7 @@ def names_operation(told: Told, truth: Truth) -> bool:
 
 def plain(operation: str) -> str:
     """Return torch's name of an operation without the underscores and the overload around it."""
-    return operation.split(".")[0].strip("_")
+    return operation.partition(".")[0].strip("_")
 
 
 def of_autograd(function: str) -> str:

@@ -1,16 +1,20 @@
 """What becomes of real faults, without a guard and with each: writes `results.json`, `README.md` and `matrix.png`.
 
     python -m benchmarks.faults.run [--seeds 0 1 2] [--cases NAME ...] [--protections NAME ...] [--jobs 2]
+    python -m benchmarks.faults.run --pairs [--seeds 0 1 2]
     python -m benchmarks.faults.run --page
 
-With `--cases` or `--protections` scores are printed, and nothing is written. With `--page` nothing is run, and page and
-picture are made again from `results.json`.
+With `--cases` or `--protections` scores are printed, and nothing is written. With `--pairs` the cases of two
+processes are run alone, and put into `results.json`. With `--page` nothing is run, and page and picture are made
+again from it. `make faults` runs everything in an environment that has arc-training as well; without it the cells say
+that it is not installed.
 """
 
 import argparse
 import json
 import logging
 import multiprocessing
+import os
 import platform
 import time
 import warnings
@@ -26,6 +30,7 @@ from benchmarks.faults.grid import Grid
 from benchmarks.faults.page import page
 from benchmarks.faults.picture import draw
 from benchmarks.faults.places import Located, verdict
+from benchmarks.faults.playing_pairs import play_pairs
 from benchmarks.faults.scoring import Played, Score, play
 from benchmarks.faults.truths import TRUTHS
 
@@ -76,7 +81,11 @@ def told(score: Score) -> str:
 
 def told_place(place: Located) -> str:
     """Say a place in a line."""
-    words = "nothing" if place.told is None else f"{place.told.side} {place.told.name} {place.told.operation}: {place.told.words}"
+    words = (
+        "nothing"
+        if place.told is None
+        else f"{place.told.side} {place.told.name} {place.told.operation}: {place.told.words}"
+    )
     right = verdict(place.told, TRUTHS[place.case])
     return f"{place.case:26} {place.tool:19} {place.seed}  place {right}; {words}"
 
@@ -88,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cases", nargs="+", choices=[each.name for each in CASES], metavar="NAME")
     made.add_argument("--protections", nargs="+", choices=[each.name for each in PROTECTIONS], metavar="NAME")
     made.add_argument("--jobs", type=int, default=2)
+    made.add_argument("--pairs", action="store_true", help="only run the cases of two processes again, and the page")
     made.add_argument("--page", action="store_true", help="only make page and picture again, from results.json")
     return made
 
@@ -110,17 +120,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = reader.parse_args(arguments)
     if given.jobs < 1:
         reader.error(f"argument --jobs: expected at least 1, got {given.jobs}")
-    if not given.page:
+    alone = given.page or given.pairs
+    if not alone:
         measure(given)
-    elif given.cases or given.protections:
-        reader.error("argument --page: the page is of everything: leave out --cases and --protections")
-    else:
-        try:
-            write_page(HERE)
-        except FileNotFoundError as error:
-            reader.error(f"argument --page: {error.filename} is not there: run the bench first, without --page")
-        except ValueError as error:
-            reader.error(f"argument --page: {error}")
+        return
+    option = "--page" if given.page else "--pairs"
+    if given.cases or given.protections:
+        reader.error(f"argument {option}: the page is of everything: leave out --cases and --protections")
+    try:
+        if given.pairs:
+            measure_pairs(given.seeds)
+        write_page(HERE)
+    except FileNotFoundError as error:
+        reader.error(f"argument {option}: {error.filename} is not there: run the bench first, without {option}")
+    except ValueError as error:
+        reader.error(f"argument {option}: {error}")
+
+
+def measure_pairs(seeds: Sequence[int]) -> None:
+    """Run the cases of two processes, and put their scores into the results that there are."""
+    path = HERE / "results.json"
+    results = json.loads(path.read_text())
+    pairs = [each.as_json() for each in play_pairs(seeds)]
+    path.write_text(json.dumps({**results, "pairs": pairs}, indent=1) + "\n")
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -136,14 +158,17 @@ def measure(given: argparse.Namespace) -> None:
         print(*map(told, each.scores), *map(told_place, each.located), sep="\n", flush=True)
     if given.cases or given.protections:
         return
+    minutes = round((time.perf_counter() - began) / 60, 1)
     results: dict[str, Any] = {
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}",
-        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "minutes": minutes,
         "jobs": given.jobs,
+        "load": round(os.getloadavg()[2], 1),
         "seeds": given.seeds,
         "scores": [score.as_json() for score in scores],
         "places": [place.as_json() for place in places],
+        "pairs": [each.as_json() for each in play_pairs(given.seeds)],
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     write_page(HERE)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -200,8 +200,13 @@ def is_sound(model: nn.Module) -> bool:
 
 
 def _digest(training: Training) -> str:
+    modules = (training.model, training.ema)
+    return digest_of(each for module in modules if module is not None for each in module.state_dict().values())
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Return a digest of every bit of some tensors."""
     found = hashlib.sha256()
-    for module in (training.model, training.ema):
-        for tensor in () if module is None else module.state_dict().values():
-            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for tensor in tensors:
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

@@ -67,7 +67,7 @@ class AsItIs(nn.Module):
         super().__init__()
         self.model = model
 
-    def train(self, mode: bool = True) -> "AsItIs":
+    def train(self, _: bool = True) -> "AsItIs":
         return self
 
     def forward(self, at: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Loop(Trainer):
     def get_train_dataloader(self) -> Any:
         return DataLoader(self.train_dataset, batch_size=1)
 
-    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Tensor:
+    def compute_loss(self, _: Any, inputs: Any, *__: Any, **___: Any) -> Tensor:
         return self.of.loss(int(inputs["at"]))
 
 

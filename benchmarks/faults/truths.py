@@ -28,7 +28,13 @@ def _nowhere(because: str) -> Truth:
 
 
 _MATRIX = ("addmm", "linear", "mm", "matmul")
-_NORM = ("native_batch_norm", "batch_norm", "native_batch_norm_legit", "batch_norm_impl_index", "batch_norm_with_update")
+_NORM = (
+    "native_batch_norm",
+    "batch_norm",
+    "native_batch_norm_legit",
+    "batch_norm_impl_index",
+    "batch_norm_with_update",
+)
 _STEP = "every number that a forward or backward pass makes is finite"
 
 TRUTHS: Mapping[str, Truth] = {
@@ -63,7 +69,7 @@ TRUTHS: Mapping[str, Truth] = {
     "amp_warm_up": _module("2", of=_MATRIX, backward=True),
     # Gradients
     "where_sqrt_backward": _loss("sqrt", backward=True),
-    "norm_at_zero_backward": _loss("sqrt", backward=True, about="the slope of the root is Inf; that of the square, NaN"),
+    "norm_at_zero_backward": _loss("sqrt", backward=True, about="the slope of the square is NaN after it"),
     "acos_at_one_backward": _loss("acos", backward=True),
     "ctc_impossible_target": _loss("ctc_loss"),
     "kl_zero_target": _loss("log", "mul", about="the logarithm is -Inf, and its product with 0 is NaN: both make it"),
@@ -100,7 +106,7 @@ TRUTHS: Mapping[str, Truth] = {
         sides=(Side.STATE, Side.MODULE), names=("2.weight", "2"), operations=_MATRIX,
         about="the weight is large and finite; the layer that it is in is as good",
     ),
-    "gaussian_collapse": _nowhere("a deviation that shrinks for ever; all is finite for 170 steps, and with two seeds always"),
+    "gaussian_collapse": _nowhere("a deviation that shrinks for ever; all is finite for 170 steps at least"),
     # Saving
     "ckpt_nan_overwrites": _nowhere("the training is fine; what is saved is averaged elsewhere"),
     "best_metric_nan": _nowhere("the training is fine; the metric by which is chosen is not"),
