@@ -15,7 +15,6 @@ from benchmarks.faults.pairs import PAIRS
 from benchmarks.faults.playing_pairs import PROTECTIONS as OF_PAIRS
 from benchmarks.faults.protections import Nothing
 from benchmarks.faults.scoring import RECOVERED, RUNAWAY_RECOVERED
-from benchmarks.faults.truths import TRUTHS
 
 OURS, BARE = Torchmend.name, Nothing.name
 
@@ -59,7 +58,8 @@ def page(results: Mapping[str, Any], cases: Sequence[Case], protections: Sequenc
 
 {len(cases)} failures that users reported, rebuilt small, each beside a clean twin, with
 {count(len(results["seeds"]), "seed")}. {results["machine"]}, CPU, one thread a run;
-{results["minutes"]:g} minutes by {count(results["jobs"], "worker")}, on a machine whose load was {results["load"]:g}. How a case is made: [CASES.md](CASES.md).
+{results["minutes"]:g} minutes by {count(results["jobs"], "worker")}, on two cores whose load was {results["load"]:g}.
+How a case is made: [CASES.md](CASES.md).
 
 ![Each case under each protection](matrix.png)
 
@@ -85,7 +85,7 @@ The protections:
 {_table_of_tools(grid, tools)}
 ## Where the fault is
 
-{places(results, cases, LOCALISING, TRUTHS)}
+{places(results, cases, LOCALISING)}
 
 {pairs_part(results, PAIRS, [each.name for each in OF_PAIRS])}
 

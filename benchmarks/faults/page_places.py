@@ -72,9 +72,7 @@ Rows = Mapping[tuple[str, str], Row]
 """By the name of the case and of the tool."""
 
 
-def rows_of(
-    results: Mapping[str, Any], cases: Sequence[Case], tools: Sequence[str], truths: Mapping[str, Truth]
-) -> Rows:
+def rows_of(results: Mapping[str, Any], cases: Sequence[Case], tools: Sequence[str]) -> Rows:
     """Arrange what tools named.
 
     Raises:
@@ -82,7 +80,7 @@ def rows_of(
     """
     found = [Located.from_json(each) for each in results.get("places", ())]
     rows = {
-        (case.name, tool): Row(truths[case.name], tuple(e for e in found if (e.case, e.tool) == (case.name, tool)))
+        (case.name, tool): Row(case.truth, tuple(e for e in found if (e.case, e.tool) == (case.name, tool)))
         for case in cases
         for tool in tools
     }
@@ -92,34 +90,30 @@ def rows_of(
     return rows
 
 
-def places(
-    results: Mapping[str, Any], cases: Sequence[Case], tools: Sequence[type[Nothing]], truths: Mapping[str, Truth]
-) -> str:
+def places(results: Mapping[str, Any], cases: Sequence[Case], tools: Sequence[type[Nothing]]) -> str:
     """Return the part of the page.
 
     Args:
         results: As `run.py` writes them.
         cases: All cases, in the order of the page.
         tools: What names places, in the order of the columns.
-        truths: Where each case's fault is.
 
     Raises:
         ValueError: Results lack a case or a tool.
     """
     names = [each.name for each in tools]
-    rows = rows_of(results, cases, names, truths)
-    placed = [each for each in cases if truths[each.name].is_localisable]
+    rows = rows_of(results, cases, names)
+    placed = [each for each in cases if each.truth.is_localisable]
     others = [each for each in cases if each not in placed]
     table_of_cases = [
-        [anchor(case.name), _where(truths[case.name]), *(rows[case.name, name].cell for name in names)]
-        for case in placed
+        [anchor(case.name), _where(case.truth), *(rows[case.name, name].cell for name in names)] for case in placed
     ]
     parts = [
         f"{count(len(placed), 'case')} of {len(cases)} have a place that can be named. {MEANING}",
         _summary(rows, placed, names),
         table(["case", "where it is", *names], table_of_cases),
         WITHOUT if others else "",
-        "\n".join(_without(each, rows, names, truths[each.name]) for each in others),
+        "\n".join(_without(each, rows, names) for each in others),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -147,10 +141,10 @@ def _where(truth: Truth) -> str:
     return f"{sides}{names}{made}{also}{about}"
 
 
-def _without(case: Case, rows: Rows, names: Sequence[str], truth: Truth) -> str:
+def _without(case: Case, rows: Rows, names: Sequence[str]) -> str:
     said = {name: rows[case.name, name] for name in names if rows[case.name, name].said}
     named = "; ".join(f"{name} names {_first_words(row)}" for name, row in said.items())
-    return f"- {anchor(case.name)}: {truth.because}.{f' Still, {named}.' if named else ''}"
+    return f"- {anchor(case.name)}: {case.truth.because}.{f' Still, {named}.' if named else ''}"
 
 
 def _first_words(row: Row) -> str:

@@ -62,7 +62,7 @@ class PairScore:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
-        return {**asdict(self), "relative": round(self.relative, 4)}
+        return {**asdict(self), "acts": list(self.acts), "relative": round(self.relative, 4)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:

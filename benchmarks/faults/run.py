@@ -32,7 +32,6 @@ from benchmarks.faults.picture import draw
 from benchmarks.faults.places import Located, verdict
 from benchmarks.faults.playing_pairs import play_pairs
 from benchmarks.faults.scoring import Played, Score, play
-from benchmarks.faults.truths import TRUTHS
 
 HERE = Path(__file__).parent
 Job = tuple[str, int, tuple[str, ...]]
@@ -86,7 +85,7 @@ def told_place(place: Located) -> str:
         if place.told is None
         else f"{place.told.side} {place.told.name} {place.told.operation}: {place.told.words}"
     )
-    right = verdict(place.told, TRUTHS[place.case])
+    right = verdict(place.told, next(each.truth for each in CASES if each.name == place.case))
     return f"{place.case:26} {place.tool:19} {place.seed}  place {right}; {words}"
 
 
