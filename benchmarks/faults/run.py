@@ -18,7 +18,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def measure_pairs(seeds: Sequence[int]) -> None:
     path = HERE / "results.json"
     results = json.loads(path.read_text())
     pairs = [each.as_json() for each in play_pairs(seeds)]
-    path.write_text(json.dumps({**results, "pairs": pairs}, indent=1) + "\n")
+    path.write_text(dumped({**results, "pairs": pairs}))
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -169,8 +169,18 @@ def measure(given: argparse.Namespace) -> None:
         "places": [place.as_json() for place in places],
         "pairs": [each.as_json() for each in play_pairs(given.seeds)],
     }
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / "results.json").write_text(dumped(results))
     write_page(HERE)
+
+
+def dumped(results: Mapping[str, Any]) -> str:
+    """Return results as JSON with a line a record."""
+    entries = []
+    for key, value in results.items():
+        are_records = isinstance(value, list) and value and isinstance(value[0], dict)
+        lines = ",\n  ".join(map(json.dumps, value)) if are_records else ""
+        entries.append(f"{json.dumps(key)}: " + (f"[\n  {lines}\n ]" if are_records else json.dumps(value)))
+    return "{\n " + ",\n ".join(entries) + "\n}\n"
 
 
 if __name__ == "__main__":

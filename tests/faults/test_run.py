@@ -102,3 +102,10 @@ def expanded(jobs):
 
 def made(name, protection, seed):
     return score(name, protection, seed=seed)
+
+
+def test_results_are_written_a_record_a_line_and_read_back_the_same():
+    data = results([score(), lost(seed=1)], [0, 1])
+    text = run.dumped(data)
+    assert json.loads(text) == json.loads(json.dumps(data))
+    assert max(each.count("latency") for each in text.splitlines()) == 1

@@ -88,6 +88,8 @@ class Investigator:
             rank, found = self._agreed(mine)
             if found.cause is not Cause.UNKNOWN:
                 self.last = found.sentence + (f" ({found.how})" if found.how else "")
+            elif self._count == 1:  # of a model that is not called itself the children are watched from the next step on
+                self._seen.clear()
             incident = self._incident(rerun, seen, decision, found, rank)
             if why or self._writer is None or mine != found or self._writer.is_full:
                 return incident
