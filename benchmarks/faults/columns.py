@@ -2,10 +2,9 @@
 
 from benchmarks.faults.anomaly import Anomaly
 from benchmarks.faults.arc_training import ArcTraining
-from benchmarks.faults.lightning_trainer import Lightning
+from benchmarks.faults.frameworks import Lightning, Transformers
 from benchmarks.faults.ours import Torchmend, WithLoss
 from benchmarks.faults.protections import ErrorIfNonfinite, Nothing, Recipe, Scaler, SkipLoss
-from benchmarks.faults.transformers_trainer import Transformers
 
 PROTECTIONS: tuple[type[Nothing], ...] = (
     Nothing,

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.faults.lightning_trainer import Lightning
+from benchmarks.faults.frameworks import Lightning, Transformers
 from benchmarks.faults.protections import CannotRunError, Nothing, best_of
 from benchmarks.faults.training import Act, run
-from benchmarks.faults.transformers_trainer import Transformers
 from fault_scores import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

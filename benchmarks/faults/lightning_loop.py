@@ -1,11 +1,9 @@
-"""Lightning's own protections, in Lightning's own loop."""
+"""A case's training in Lightning's own loop."""
 
 import contextlib
 import logging
-import math
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,54 +13,40 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.faults.anomaly import named
-from benchmarks.faults.protections import Nothing
+from benchmarks.faults.frameworks import CLIP, EPOCH, Lightning
 from torchmend import TrainingStoppedError
 
-EPOCH = 20
-"""Steps after which Lightning looks at the loss, as at the end of a short epoch."""
 
-CLIP = 1.0
-"""The limit on gradient norms where the loop has none of its own."""
+def fit(owner: Lightning) -> None:
+    """Take all steps of a case in `Trainer.fit`.
 
-
-class Lightning(Nothing):
-    """Trains in `Trainer.fit` with everything switched on that Lightning has against this."""
-
-    name = "Lightning"
-    about = (
-        f"the loop is Lightning's `Trainer(detect_anomaly=True, gradient_clip_val={CLIP:g})` with "
-        f"`EarlyStopping(check_finite=True)` on the mean loss of each {EPOCH} steps; what is saved by a metric goes by "
-        "the rule of its `ModelCheckpoint`, in which NaN is the worst"
+    Raises:
+        TrainingStoppedError: Lightning ended the run early.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    training = owner.training
+    trainer = Trainer(
+        max_steps=training.steps,
+        accelerator="cpu",
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip or CLIP,
+        detect_anomaly=True,
+        callbacks=[EarlyStopping("loss", patience=sys.maxsize, check_finite=True, check_on_train_epoch_end=True)],
+        plugins=[] if training.scaler is None else [ScaleOnly("16-mixed", "cpu", training.scaler)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
-
-    def train(self) -> None:
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        training = self.training
-        trainer = Trainer(
-            max_steps=training.steps,
-            accelerator="cpu",
-            accumulate_grad_batches=training.accumulate,
-            gradient_clip_val=training.clip or CLIP,
-            detect_anomaly=True,
-            callbacks=[EarlyStopping("loss", patience=sys.maxsize, check_finite=True, check_on_train_epoch_end=True)],
-            plugins=[] if training.scaler is None else [ScaleOnly("16-mixed", "cpu", training.scaler)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(Loop(self), DataLoader(range(EPOCH * training.accumulate), batch_size=None))
-        except RuntimeError as error:
-            told = named(error, self.now)
-            if told is None:
-                raise
-            raise TrainingStoppedError(told.words) from error
-        if trainer.should_stop:
-            raise TrainingStoppedError("the mean loss is not finite")
-
-    def save(self, state: Any, path: Path, metric: float | None = None) -> None:
-        super().save(state, path, -math.inf if metric is not None and math.isnan(metric) else metric)
+    try:
+        trainer.fit(Loop(owner), DataLoader(range(EPOCH * training.accumulate), batch_size=None))
+    except RuntimeError as error:
+        told = named(error, owner.now)
+        if told is None:
+            raise
+        raise TrainingStoppedError(told.words) from error
+    if trainer.should_stop:
+        raise TrainingStoppedError("the mean loss is not finite")
 
 
 class ScaleOnly(MixedPrecision):
