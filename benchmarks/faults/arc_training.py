@@ -43,7 +43,10 @@ class ArcTraining(Nothing):
         """The controller has done it."""
 
     def step(self) -> bool:
-        action = self.controller.step(self.loss)
+        try:
+            action = self.controller.step(self.loss)
+        except Exception as error:  # a tool of others may raise anything
+            raise CannotRunError(f"it raises {type(error).__name__}: {error}") from error
         said = "; ".join(str(each) for each in (action.failure_type, action.message) if each)
         done = {Act.ROLL_BACK: action.rolled_back, Act.LOWER_RATE: action.lr_reduced, Act.REFUSE: action.should_skip}
         for act in (act for act, is_done in done.items() if is_done):
