@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.faults.case import Case
 from benchmarks.faults.markdown import anchor, count, quoted, table
-from benchmarks.faults.places import Located, Side, Truth, Verdict, names_operation, verdict
+from benchmarks.faults.places import Located, Side, Told, Truth, Verdict, names_operation, verdict
 from benchmarks.faults.protections import Nothing
 
 MEANING = """\
@@ -63,9 +63,14 @@ class Row:
             f"{each} ({self.verdicts.count(each)} of {len(self.found)})" if many else str(each) for each in verdicts
         ]
         told = next((each.told for each in self.found if each.told is not None), None)
-        named = [] if told is None else [each for each in (told.name, told.operation) if each]
+        named = [] if told is None else [each for each in (_name(told), told.operation) if each]
         right = f"**{', '.join(words)}**" if self.is_right else ", ".join(words)
         return ": ".join([right, *([", ".join(map(quoted, named))] if named else [])])
+
+
+def _name(told: Told) -> str:
+    """Return what a place is called: outside of the model the side itself, and not the module before it."""
+    return f"the {told.side}" if told.side in (Side.LOSS, Side.INPUT) else told.name
 
 
 Rows = Mapping[tuple[str, str], Row]
@@ -109,7 +114,7 @@ def places(results: Mapping[str, Any], cases: Sequence[Case], tools: Sequence[ty
         [anchor(case.name), _where(case.truth), *(rows[case.name, name].cell for name in names)] for case in placed
     ]
     parts = [
-        f"{count(len(placed), 'case')} of {len(cases)} have a place that can be named. {MEANING}",
+        f"{count(len(placed), 'case')} of {len(cases)} have a place that can be named.\n{MEANING}",
         _summary(rows, placed, names),
         table(["case", "where it is", *names], table_of_cases),
         WITHOUT if others else "",
@@ -125,9 +130,12 @@ def _summary(rows: Rows, placed: Sequence[Case], names: Sequence[str]) -> str:
         right = sum(each.is_right for each in column)
         share = f"{100 * right / len(column):.0f} %" if column else "none"
         operations = sum(each.has_operation for each in column)
+        makes = sum(bool(each.truth.operations) for each in column)
         wrong = sum(any(each is Verdict.WRONG for each in row.verdicts) for row in column)
         nothing = sum(not each.said for each in column)
-        lines.append([name, str(len(column)), f"{right} ({share})", str(operations), str(wrong), str(nothing)])
+        lines.append(
+            [name, str(len(column)), f"{right} ({share})", f"{operations} of {makes}", str(wrong), str(nothing)]
+        )
     header = ["tool", "cases with a place", "right place", "right operation", "wrong with some seed", "nothing said"]
     return table(header, lines)
 

@@ -9,7 +9,7 @@ from benchmarks.faults.places import Located, Side, Told, Truth
 from fault_scores import case, results, score
 
 RIGHT = Told(step=10, side=Side.MODULE, name="a", operation="div", words="module a did it")
-WRONG = Told(step=10, side=Side.LOSS, words="the loss did it")
+WRONG = Told(step=10, side=Side.LOSS, name="after", words="the loss did it")
 
 
 def written(*ours, about=None):
@@ -26,12 +26,12 @@ def row(text, first):
 
 
 def test_a_place_counts_with_every_seed_only():
-    assert row(written(RIGHT, RIGHT), "torchmend")[2:] == ["1 (100 %)", "1", "0", "0"]
-    assert row(written(RIGHT, WRONG), "torchmend")[2:] == ["0 (0 %)", "0", "1", "0"]
+    assert row(written(RIGHT, RIGHT), "torchmend")[2:] == ["1 (100 %)", "1 of 1", "0", "0"]
+    assert row(written(RIGHT, WRONG), "torchmend")[2:] == ["0 (0 %)", "0 of 1", "1", "0"]
 
 
 def test_a_tool_that_says_nothing_is_counted_so():
-    assert row(written(RIGHT), "anomaly mode")[1:] == ["1", "0 (0 %)", "0", "0", "1"]
+    assert row(written(RIGHT), "anomaly mode")[1:] == ["1", "0 (0 %)", "0 of 1", "0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,7 @@ def test_a_tool_that_says_nothing_is_counted_so():
     [
         ((RIGHT,), "**module**: `a`, `div`"),
         ((RIGHT, WRONG), "module (1 of 2), wrong (1 of 2): `a`, `div`"),
+        ((WRONG,), "wrong: `the loss`"),
         ((None,), "nothing"),
     ],
 )
