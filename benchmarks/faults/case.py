@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from benchmarks.faults.places import Truth
 from benchmarks.faults.training import Act, Training
 
 Make = Callable[[int, bool], Training]
@@ -42,6 +43,7 @@ class Case:
         required: One of these has to be done; for a benign case, all that may be done besides logging and warning.
         make: Makes the training.
         causes: For kinds where a warning or a stop counts: codes or words, of which one must stand in what was said.
+        truth: Where the fault is; `truths.py` has it for each case.
         loses_because: Where torchmend on its defaults does not reach the aim: why, in one plain sentence.
     """
 
@@ -53,4 +55,5 @@ class Case:
     required: frozenset[Act]
     make: Make
     causes: tuple[str, ...] = ()
+    truth: Truth = Truth(because="nobody has said where it is")
     loses_because: str = ""

@@ -1,8 +1,8 @@
 """The scores of one full run by case and protection; what the page and the picture are both made from."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Self
 
@@ -25,6 +25,11 @@ class Cell:
     def seeds(self) -> int:
         """How many seeds were run."""
         return len(self.scores)
+
+    @property
+    def cannot(self) -> str:
+        """Why the case cannot be run under the protection; empty if it was, with every seed."""
+        return next((each.cannot for each in self.scores if each.cannot), "")
 
     @property
     def met(self) -> int:
@@ -126,6 +131,10 @@ class Grid:
             for name in protections
         }
         return cls(tuple(cases), tuple(protections), cells)
+
+    def without(self, protections: Collection[str]) -> "Grid":
+        """Return the same without some columns."""
+        return replace(self, protections=tuple(each for each in self.protections if each not in protections))
 
     def column(self, protection: str, cases: Sequence[Case] | None = None) -> list[Cell]:
         """Return the cells of a protection, of all cases or of some."""

@@ -1,21 +1,25 @@
 """The figures as a page: results and cases -> Markdown, pure."""
 
-import re
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from benchmarks.faults.case import Case, Kind
+from benchmarks.faults.columns import LOCALISING, TOOLS
 from benchmarks.faults.grid import Cell, Grid
-from benchmarks.faults.protections import Nothing, Torchmend
+from benchmarks.faults.markdown import anchor, count, linked, quoted, table
+from benchmarks.faults.ours import Torchmend
+from benchmarks.faults.page_pairs import pairs_part
+from benchmarks.faults.page_places import places
+from benchmarks.faults.pairs import PAIRS
+from benchmarks.faults.playing_pairs import PROTECTIONS as OF_PAIRS
+from benchmarks.faults.protections import Nothing
 from benchmarks.faults.scoring import RECOVERED, RUNAWAY_RECOVERED
-
-REPORT = re.compile(r"(?:([\w.-]+/[\w.-]+)|(?<!\w))#(\d+)")
-"""`owner/repository#number`, or `#number` of the repository named before."""
 
 OURS, BARE = Torchmend.name, Nothing.name
 
 MEANING = f"""\
+- **Cases**: those that can be run under the protection; no others count in its row.
 - **Aim met**: with every seed, all state is finite at the end and the metric is at least {100 * RECOVERED:.0f} % of the
   clean run's ({100 * RUNAWAY_RECOVERED:.0f} % after a runaway fault). It is also met by telling the right cause of a
   silent or structural fault; that of a benign one only if nothing was done that the case does not allow.
@@ -47,13 +51,15 @@ def page(results: Mapping[str, Any], cases: Sequence[Case], protections: Sequenc
         ValueError: Results are not of these cases and protections.
     """
     grid = Grid.of(results, cases, [each.name for each in protections])
+    tools = [each.name for each in protections if each in TOOLS]
     return f"""# What becomes of real faults
 
-    python -m benchmarks.faults.run --jobs {results["jobs"]}
+    make faults
 
 {len(cases)} failures that users reported, rebuilt small, each beside a clean twin, with
-{_count(len(results["seeds"]), "seed")}. {results["machine"]}, CPU, one thread a run;
-{results["minutes"]:g} minutes in all. How a case is made: [CASES.md](CASES.md).
+{count(len(results["seeds"]), "seed")}. {results["machine"]}, CPU, one thread a run;
+{results["minutes"]:g} minutes by {count(results["jobs"], "worker")}, on two cores whose load was {results["load"]:g}.
+How a case is made: [CASES.md](CASES.md).
 
 ![Each case under each protection](matrix.png)
 
@@ -75,7 +81,13 @@ The protections:
 
 {CELLS}
 
-{_table_of_cases(grid)}
+{_table_of_cases(grid.without(tools))}
+{_table_of_tools(grid, tools)}
+## Where the fault is
+
+{places(results, cases, LOCALISING)}
+
+{pairs_part(results, PAIRS, [each.name for each in OF_PAIRS])}
 
 ## What torchmend loses
 
@@ -91,7 +103,7 @@ def _summary(grid: Grid) -> str:
     header = ["protection", "cases", "aim met", "recovered", "right action", "false alarms", "equal twins", "cost"]
     rows = []
     for name in grid.protections:
-        cells = grid.column(name)
+        cells = [each for each in grid.column(name) if not each.cannot]
         ratios = [score.seconds / score.plain_seconds for cell in cells for score in cell.scores]
         counts = (
             len(cells),
@@ -102,7 +114,7 @@ def _summary(grid: Grid) -> str:
             sum(each.twins_equal for each in cells),
         )
         rows.append([name, *map(str, counts), f"{median(ratios):.2f}"])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _abouts(protections: Sequence[type[Nothing]]) -> str:
@@ -116,13 +128,13 @@ def _by_class(grid: Grid) -> str:
         if cases:
             met = (sum(each.always_met for each in grid.column(name, cases)) for name in grid.protections)
             rows.append([kind, str(len(cases)), *map(str, met)])
-    return _table(["class", "cases", *grid.protections], rows)
+    return table(["class", "cases", *grid.protections], rows)
 
 
 def _table_of_cases(grid: Grid) -> str:
     rows = [
         [
-            _anchor(case),
+            anchor(case.name),
             case.kind,
             case.what.split(". ")[0].rstrip("."),
             case.reported,
@@ -130,12 +142,23 @@ def _table_of_cases(grid: Grid) -> str:
         ]
         for case in grid.cases
     ]
-    return _table(["case", "class", "what happens", "reported", *grid.protections], rows)
+    return table(["case", "class", "what happens", "reported", *grid.protections], rows)
+
+
+def _table_of_tools(grid: Grid, tools: Sequence[str]) -> str:
+    """Return the same cells of other tools, beside torchmend's; empty where there are none."""
+    if not tools:
+        return ""
+    names = [*tools, OURS]
+    rows = [[anchor(case.name), *(_cell(grid.cells[case.name, name]) for name in names)] for case in grid.cases]
+    return f"\nThe same with tools of others:\n\n{table(['case', *names], rows)}\n"
 
 
 def _cell(cell: Cell) -> str:
+    if cell.cannot:
+        return f"cannot be run: {cell.cannot}"
     met = f"{cell.met} of {cell.seeds}"
-    alarms = _count(cell.false_alarms, "false alarm")
+    alarms = count(cell.false_alarms, "false alarm")
     parts = [
         f"**{met}**" if cell.always_met else met,
         _metric(cell) + ("" if cell.finite else ", not finite"),
@@ -163,18 +186,18 @@ def _losses(grid: Grid) -> str:
     kept = [each for each in grid.cases if each not in lost]
     disturbed = [each for each in grid.cases if not grid.cells[each.name, OURS].twins_equal]
     parts = [
-        f"{_count(len(lost), 'case')} of {len(grid.cases)}, with at least one seed.",
+        f"{count(len(lost), 'case')} of {len(grid.cases)}, with at least one seed.",
         _listed(
             "Met by telling the cause, while the run ends better with another protection",
-            [_anchor(each) + _outdone(grid, each) for each in kept if _outdone(grid, each)],
+            [anchor(each.name) + _outdone(grid, each) for each in kept if _outdone(grid, each)],
         ),
         _listed(
             "Clean runs that torchmend does not leave as they are, to the last bit",
-            [_anchor(each) for each in disturbed],
+            [anchor(each.name) for each in disturbed],
         ),
         _listed(
             "Known to be lost at times, and met with every seed here",
-            [f"{_anchor(each)}. {each.loses_because}" for each in kept if each.loses_because],
+            [f"{anchor(each.name)}. {each.loses_because}" for each in kept if each.loses_because],
         ),
         *(_loss(grid, each) for each in lost),
     ]
@@ -195,10 +218,6 @@ def _listed(title: str, entries: Sequence[str]) -> str:
     return "\n".join([f"{title}:", "", *(f"- {each}" for each in entries)]) if entries else ""
 
 
-def _anchor(case: Case) -> str:
-    return f"[{case.name}](#{case.name})"
-
-
 def _loss(grid: Grid, case: Case) -> str:
     scores = grid.cells[case.name, OURS].scores
     bare = grid.cells[case.name, BARE].scores
@@ -217,7 +236,7 @@ def _loss(grid: Grid, case: Case) -> str:
     parts = [
         f"### Lost: {case.name}",
         case.loses_because or "The case does not say why.",
-        _table(["seed", "clean", "without protection", OURS, "aim met", "what torchmend did"], rows),
+        table(["seed", "clean", "without protection", OURS, "aim met", "what torchmend did"], rows),
         f"Met with more seeds by: {', '.join(better)}." if better else "",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -237,30 +256,4 @@ def _description(case: Case, ours: Cell) -> str:
 
 - Class: {case.kind}. From step {case.onset} on. Reported in {linked(case.reported)}.
 - {"Allowed" if case.kind is Kind.BENIGN else "Asked for"}: {asked}{causes}.
-- What torchmend says first: {_quoted(said) if said else "nothing"}."""
-
-
-def _quoted(words: str) -> str:
-    """Return words as code, which Markdown leaves as they are."""
-    return f"`{' '.join(words.split()).replace('`', chr(39))}`"
-
-
-def linked(reported: str) -> str:
-    """Make links to GitHub of `owner/repository#number` and of the `#number` after it; leave all else."""
-    repository = ""
-
-    def link(found: re.Match[str]) -> str:
-        nonlocal repository
-        repository = found[1] or repository
-        return f"[{found[0]}](https://github.com/{repository}/issues/{found[2]})" if repository else found[0]
-
-    return REPORT.sub(link, reported)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in cells)} |" for cells in lines)
+- What torchmend says first: {quoted(said) if said else "nothing"}."""

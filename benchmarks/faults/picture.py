@@ -72,7 +72,9 @@ def draw(grid: Grid, path: Path) -> None:
             for column, name in enumerate(grid.protections):
                 _draw_cell(axes, grid.cells[case.name, name], column, row)
             row += 1
-    axes.set_xticks([each + 0.5 for each in range(len(grid.protections))], grid.protections, fontsize=9)
+    axes.set_xticks(
+        [each + 0.5 for each in range(len(grid.protections))], grid.protections, fontsize=8, rotation=25, ha="left"
+    )
     axes.tick_params(length=0, top=True, labeltop=True, labelbottom=False)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -81,6 +83,9 @@ def draw(grid: Grid, path: Path) -> None:
 
 
 def _draw_cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
+    if cell.cannot:
+        axes.text(column + 0.5, row + 0.5, "cannot be run", ha="center", va="center", fontsize=6, color="#666666")
+        return
     share = min(max(cell.relative, 0.0), 1.0)
     colour = colormaps[COLOURS](share)
     axes.add_patch(Rectangle((column + 0.02, row + 0.06), 0.96, 0.88, facecolor=colour, linewidth=0))

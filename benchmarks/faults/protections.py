@@ -1,4 +1,4 @@
-"""What the faults are met with: nothing, four habits, and torchmend on its defaults."""
+"""What the faults are met with: nothing, and four habits."""
 
 import math
 from pathlib import Path
@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-import torchmend
-from benchmarks.faults.training import Act, Event, Training
-from torchmend import Action, Decision, Guard, Severity
+from benchmarks.faults.places import Told
+from benchmarks.faults.training import Act, Event, Training, loop
 
 RESET_EVERY = 100
 """Steps between two resets of the classic recipe."""
 
 INITIAL_SCALE = 65536.0
 """Of a GradScaler that the loop did not have: torch's default."""
+
+
+class CannotRunError(Exception):
+    """A protection cannot be used on a case; says why."""
 
 
 class Nothing:
@@ -28,11 +31,15 @@ class Nothing:
     def __init__(self, training: Training) -> None:
         self.training = training
         self.events: list[Event] = []
+        self.told: list[Told] = []
         self.now = -1
         self.best: float | None = None
 
     def note(self, act: Act, cause: str = "", *, by_loop: bool = False) -> None:
         self.events.append(Event(step=self.now, act=act, cause=cause, by_loop=by_loop))
+
+    def train(self) -> None:
+        loop(self.training, self)
 
     def begin(self, step: int) -> None:
         self.now = step
@@ -165,79 +172,6 @@ class ErrorIfNonfinite(Nothing):
         return True
 
 
-class Torchmend(Nothing):
-    """`torchmend.Guard` on its defaults, told the loss."""
-
-    name = "torchmend"
-    about = "`torchmend.Guard(model, optimizer, scaler=, scheduler=, ema=)` and `guard.observe(loss)`; nothing else set"
-
-    def __init__(self, training: Training) -> None:
-        super().__init__(training)
-        self._noted = self._repaired = 0
-        self.guard = Guard(
-            training.model,
-            training.optimizer,
-            scaler=training.scaler,
-            scheduler=training.scheduler,
-            ema=training.ema,
-        )
-        self.catch_up()
-
-    def backward(self, loss: Tensor) -> bool:
-        self.guard.observe(loss * self.training.accumulate if self.training.accumulate > 1 else loss)
-        return super().backward(loss)
-
-    def scaler_refused(self) -> None:
-        """The guard's own decision says it."""
-
-    def save(self, state: Any, path: Path, metric: float | None = None) -> None:
-        saved = torchmend.save(state, path, step=self.now, metric=metric)
-        if not saved.healthy:
-            self.note(Act.REFUSE, "; ".join(f"{each.code.value} {each.place}" for each in saved.findings))
-
-    def end(self) -> None:
-        self.catch_up()
-
-    def close(self) -> None:
-        self.catch_up()
-        self.guard.detach()
-
-    def catch_up(self) -> None:
-        """Note what the guard decided since the last time."""
-        told = sum(self.guard.events.counts.values())
-        new = told - self._noted
-        self._noted = told
-        for decision in [*self.guard.events.decisions][-new:] if new else ():
-            self.note(act_of(decision), cause_of(decision), by_loop=decision.by_scaler)
-        if self.guard.repaired > self._repaired:
-            self._repaired = self.guard.repaired
-            self.note(Act.REPAIR, "statistics before an evaluation")
-
-
-def act_of(decision: Decision) -> Act:
-    """Return the class of what a guard did."""
-    if decision.action in (Action.LOG, Action.PROCEED):
-        severe = any(each.severity >= Severity.WARNING for each in decision.findings)
-        return Act.WARN if severe else Act.LOG
-    return {
-        Action.REPAIR: Act.REPAIR,
-        Action.REFUSE: Act.UNDO,
-        Action.LOWER_RATE: Act.LOWER_RATE,
-        Action.ROLL_BACK: Act.ROLL_BACK,
-        Action.STOP: Act.STOP,
-    }[decision.action]
-
-
-def cause_of(decision: Decision) -> str:
-    """Return the codes and words that a decision gives."""
-    said = [f"{each.code.value} {each.place} {each.detail}".strip() for each in decision.findings]
-    return "; ".join(each for each in (decision.origin, *said, decision.explanation) if each)
-
-
 def best_of(path: Path) -> Path:
     """Return where the best state is saved, beside the last one."""
     return path.with_name(f"{path.stem}_best{path.suffix}")
-
-
-PROTECTIONS = (Nothing, Recipe, SkipLoss, Scaler, ErrorIfNonfinite, Torchmend)
-"""All, in the order of the page's columns."""

@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 
 from benchmarks.faults.case import Case, Kind
-from benchmarks.faults.protections import Nothing
+from benchmarks.faults.places import Located, first_told
+from benchmarks.faults.protections import CannotRunError, Nothing
 from benchmarks.faults.training import Act, Event, Outcome, run
 
 RECOVERED, RUNAWAY_RECOVERED = 0.95, 0.75
@@ -38,6 +39,7 @@ class Score:
         false_alarms: Interventions in it.
         seconds: Of the clean run with the protection.
         plain_seconds: Of the clean run without.
+        cannot: Why the case cannot be run so; empty if it was. Nothing else holds then.
     """
 
     case: str
@@ -58,6 +60,7 @@ class Score:
     false_alarms: int
     seconds: float
     plain_seconds: float
+    cannot: str = ""
 
     @property
     def relative(self) -> float:
@@ -74,16 +77,51 @@ class Score:
         return cls(**{**fields, "acts": tuple(Act(each) for each in fields["acts"])})
 
 
-def play(case: Case, seed: int, protections: Collection[type[Nothing]]) -> list[Score]:
-    """Run a case and its twin under each protection, and score it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What came of one case with one seed.
+
+    Args:
+        scores: One a protection.
+        located: One for each of them that names places.
+    """
+
+    scores: tuple[Score, ...]
+    located: tuple[Located, ...] = ()
+
+
+def play(
+    case: Case, seed: int, protections: Collection[type[Nothing]], localising: Collection[type[Nothing]] = ()
+) -> Played:
+    """Run a case and its twin under each protection, and score it.
+
+    Args:
+        case: What is run.
+        seed: With which.
+        protections: Under what, with a twin.
+        localising: What is asked for places; where it is no protection the faulty run alone is made.
+    """
     _run(case, seed, Nothing, faulty=False)  # the first run loads and warms what the others find
     plain = _run(case, seed, Nothing, faulty=False)
-    scores = []
+    scores, told = [], {}
     for protection in protections:
-        twin = plain if protection is Nothing else _run(case, seed, protection, faulty=False)
-        faulty = _run(case, seed, protection, faulty=True)
-        scores.append(score(case, protection.name, seed, plain, twin, faulty))
-    return scores
+        try:
+            twin = plain if protection is Nothing else _run(case, seed, protection, faulty=False)
+            faulty = _run(case, seed, protection, faulty=True)
+        except CannotRunError as error:
+            scores.append(not_run(case, protection.name, seed, plain, str(error)))
+        else:
+            scores.append(score(case, protection.name, seed, plain, twin, faulty))
+            told[protection] = faulty.told
+    for tool in localising:
+        if tool not in protections:
+            told[tool] = _run(case, seed, tool, faulty=True).told
+    places = [
+        Located(case=case.name, tool=each.name, seed=seed, told=first_told(told[each], case.onset))
+        for each in localising
+        if each in told
+    ]
+    return Played(scores=tuple(scores), located=tuple(places))
 
 
 def _run(case: Case, seed: int, protection: type[Nothing], *, faulty: bool) -> Outcome:
@@ -128,6 +166,31 @@ def score(case: Case, protection: str, seed: int, plain: Outcome, twin: Outcome,
         false_alarms=sum(each.act.interferes and not each.by_loop for each in twin.events),
         seconds=twin.seconds,
         plain_seconds=plain.seconds,
+    )
+
+
+def not_run(case: Case, protection: str, seed: int, plain: Outcome, why: str) -> Score:
+    """Return the score of a case that a protection cannot be used on."""
+    return Score(
+        case=case.name,
+        protection=protection,
+        seed=seed,
+        clean=plain.metric,
+        metric=0.0,
+        finite=True,
+        latency=None,
+        acts=(),
+        cause="",
+        found_cause=False,
+        recovered=False,
+        met=False,
+        right=False,
+        twin_metric=plain.metric,
+        twin_equal=True,
+        false_alarms=0,
+        seconds=plain.seconds,
+        plain_seconds=plain.seconds,
+        cannot=why,
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from benchmarks.faults.places import Told
 from torchmend import TrainingStoppedError
 
 
@@ -92,6 +93,11 @@ class Protecting(Protocol):
     """What stands between the loop and its optimizer."""
 
     events: list[Event]
+    told: list[Told]
+    now: int
+
+    def train(self) -> None:
+        """Take all steps: by `loop`, or by one of its own."""
 
     def begin(self, step: int) -> None:
         """Begin a step of the loop."""
@@ -129,6 +135,7 @@ class Outcome:
         events: What the protection said and did.
         seconds: Of the whole run.
         digest: Of every bit of model and average.
+        told: The places that the protection named.
     """
 
     metric: float
@@ -136,24 +143,16 @@ class Outcome:
     events: tuple[Event, ...] = field(default=())
     seconds: float
     digest: str
+    told: tuple[Told, ...] = field(default=())
 
 
 def run(training: Training, protection: Protecting) -> Outcome:
     """Train as users do, and evaluate at the end."""
     began = time.perf_counter()
-    step = -1
     try:
-        for step in range(training.steps):
-            protection.begin(step)
-            _take(training, protection, step)
-            protection.end()
-            if training.save is not None:
-                training.save(step, protection.save)
-            if training.evaluate_every and (step + 1) % training.evaluate_every == 0:
-                protection.before_evaluation()
-                training.evaluate()
+        protection.train()
     except TrainingStoppedError as error:
-        protection.events.append(Event(step=step, act=Act.STOP, cause=str(error)))
+        protection.events.append(Event(step=protection.now, act=Act.STOP, cause=str(error)))
     protection.before_evaluation()
     metric = training.evaluate()
     protection.close()
@@ -163,7 +162,21 @@ def run(training: Training, protection: Protecting) -> Outcome:
         events=tuple(protection.events),
         seconds=time.perf_counter() - began,
         digest=_digest(training),
+        told=tuple(protection.told),
     )
+
+
+def loop(training: Training, protection: Protecting) -> None:
+    """Take all steps of a training, as a plain loop does."""
+    for step in range(training.steps):
+        protection.begin(step)
+        _take(training, protection, step)
+        protection.end()
+        if training.save is not None:
+            training.save(step, protection.save)
+        if training.evaluate_every and (step + 1) % training.evaluate_every == 0:
+            protection.before_evaluation()
+            training.evaluate()
 
 
 def _take(training: Training, protection: Protecting, step: int) -> None:
@@ -187,8 +200,13 @@ def is_sound(model: nn.Module) -> bool:
 
 
 def _digest(training: Training) -> str:
+    modules = (training.model, training.ema)
+    return digest_of(each for module in modules if module is not None for each in module.state_dict().values())
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Return a digest of every bit of some tensors."""
     found = hashlib.sha256()
-    for module in (training.model, training.ema):
-        for tensor in () if module is None else module.state_dict().values():
-            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for tensor in tensors:
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

@@ -3,8 +3,10 @@
 import pytest
 
 from benchmarks.faults.case import Kind
-from benchmarks.faults.page import linked, page
-from benchmarks.faults.protections import Nothing, Torchmend
+from benchmarks.faults.markdown import linked
+from benchmarks.faults.ours import Torchmend
+from benchmarks.faults.page import page
+from benchmarks.faults.protections import Nothing
 from benchmarks.faults.training import Act
 from fault_scores import case, lost, results, score
 

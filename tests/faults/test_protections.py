@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.faults.protections import act_of, cause_of
+from benchmarks.faults.ours import act_of, cause_of
 from benchmarks.faults.training import Act
 from torchmend import Action, Code, Decision, Severity
 from torchmend.facts.findings import Finding

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from benchmarks.faults import run
-from fault_scores import case, lost, results, score
+from benchmarks.faults.columns import LOCALISING
+from benchmarks.faults.places import Located
+from benchmarks.faults.scoring import Played
+from fault_scores import case, lost, pair_score, results, score
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,7 @@ from fault_scores import case, lost, results, score
         (["--jobs", "0"], "--jobs: expected at least 1, got 0"),
         (["--page", "--cases", "bn_nan_sample"], "leave out --cases"),
         (["--page", "--protections", "none"], "leave out --cases"),
+        (["--pairs", "--cases", "bn_nan_sample"], "leave out --cases"),
     ],
 )
 def test_an_argument_that_does_not_fit_is_named(arguments, message, capsys):
@@ -59,15 +63,32 @@ def test_a_page_of_other_cases_is_not_written(folder, monkeypatch, capsys):
 
 
 def test_a_full_run_writes_results_page_and_picture(folder, monkeypatch, capsys):
-    monkeypatch.setattr(run, "played", lambda jobs, count: ([made(*each)] for each in expanded(jobs)))
+    seen = (Located(case="overflow", tool=each.name, seed=3, told=None) for each in LOCALISING)
+    pair = pair_score()
+    monkeypatch.setattr(run, "play_pairs", lambda seeds: [pair])
+    monkeypatch.setattr(
+        run,
+        "played",
+        lambda jobs, count: (Played(scores=(made(*each),), located=tuple(seen)) for each in expanded(jobs)),
+    )
     run.main(["--seeds", "3", "--jobs", "1"])
+    assert json.loads((folder / "results.json").read_text())["pairs"] == [pair.as_json()]
     assert json.loads((folder / "results.json").read_text())["seeds"] == [3]
     assert "with\n1 seed" in (folder / "README.md").read_text()
     assert "overflow" in capsys.readouterr().out
 
 
+def test_pairs_alone_are_put_into_the_results_that_there_are(folder, monkeypatch):
+    before = json.loads((folder / "results.json").read_text())
+    pair = pair_score()
+    monkeypatch.setattr(run, "play_pairs", lambda seeds: [pair])
+    run.main(["--pairs"])
+    assert json.loads((folder / "results.json").read_text()) == {**before, "pairs": [pair.as_json()]}
+    assert "## Two processes" in (folder / "README.md").read_text()
+
+
 def test_a_part_of_the_bench_writes_nothing(folder, monkeypatch, capsys):
-    monkeypatch.setattr(run, "played", lambda jobs, count: ([made(*each)] for each in expanded(jobs)))
+    monkeypatch.setattr(run, "played", lambda jobs, count: (Played(scores=(made(*each),)) for each in expanded(jobs)))
     for each in folder.iterdir():
         each.unlink()
     run.main(["--protections", "none", "--jobs", "1"])
@@ -81,3 +102,10 @@ def expanded(jobs):
 
 def made(name, protection, seed):
     return score(name, protection, seed=seed)
+
+
+def test_results_are_written_a_record_a_line_and_read_back_the_same():
+    data = results([score(), lost(seed=1)], [0, 1])
+    text = run.dumped(data)
+    assert json.loads(text) == json.loads(json.dumps(data))
+    assert max(each.count("latency") for each in text.splitlines()) == 1

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from benchmarks.faults.case import Kind
-from benchmarks.faults.scoring import Score, because_of_fault, is_met, is_right, score
+from benchmarks.faults.places import Side, Told
+from benchmarks.faults.protections import CannotRunError, Nothing
+from benchmarks.faults.scoring import Score, because_of_fault, is_met, is_right, play, score
 from benchmarks.faults.training import Act, Event, Outcome
-from fault_scores import case
+from fault_scores import case, tiny
 from fault_scores import score as a_score
 
 
@@ -104,3 +106,40 @@ def test_the_twin_is_compared_to_the_last_bit(digest, equal):
 
 def test_a_score_goes_through_json():
     assert Score.from_json(json.loads(json.dumps(a_score().as_json()))) == a_score()
+
+
+class Refusing(Nothing):
+    name = "refusing"
+
+    def train(self):
+        raise CannotRunError("no GPU")
+
+
+class Naming(Nothing):
+    name = "naming"
+
+    def begin(self, step):
+        super().begin(step)
+        self.told.append(Told(step=step, side=Side.LOSS))
+
+
+def played(*protections, localising=()):
+    about = case(make=lambda seed, faulty: tiny(2), onset=1)
+    return play(about, 0, protections, localising)
+
+
+def test_a_protection_that_cannot_be_used_on_a_case_says_why():
+    bare, refused = played(Nothing, Refusing).scores
+    assert (bare.cannot, refused.cannot) == ("", "no GPU")
+    assert not refused.met
+
+
+def test_the_first_place_from_the_onset_on_is_kept():
+    (found,) = played(Naming, localising=[Naming]).located
+    assert (found.tool, found.told.step) == ("naming", 1)
+
+
+def test_a_tool_that_is_no_protection_is_asked_for_places_alone():
+    played_once = played(Nothing, localising=[Naming])
+    assert [each.protection for each in played_once.scores] == ["none"]
+    assert [each.tool for each in played_once.located] == ["naming"]

@@ -250,7 +250,7 @@ CASES = (
         reported="advimman/lama#47, pytorch/pytorch#33485, #40551",
         onset=0,
         required=EXPLAINED,
-        causes=("spectrum",),
+        causes=("spectrum", "Fourier"),
         make=fourier,
     ),
     Case(

@@ -56,6 +56,19 @@ def test_a_part_that_is_never_called_is_told_by_its_parameter():
     assert place.parameter == "inner.out_proj.bias"
 
 
+def stretched_loss(model, batch):
+    """Divide by the whole range of each example before the model sees it: 0/0 where all its values are equal."""
+    low = batch.amin(1, keepdim=True)
+    return mean_loss(model, (batch - low) / (batch.amax(1, keepdim=True) - low))
+
+
+def test_code_that_runs_before_the_model_is_not_said_to_run_after_it():
+    fault = Fault(no_norm_net, with_row(0.25), stretched_loss, "loss", "")
+    place = incident_of(into(fault, loss=True)[1]).found
+    assert (place.cause, place.module, place.operation) == (Cause.LOSS, "", "div")
+    assert place.sentence == "the loss code produced NaN in the forward pass"
+
+
 # What cannot be found is said
 
 
@@ -148,17 +161,25 @@ def test_an_infinite_mask_is_no_fault():
     assert (place.module, place.operation, place.samples) == ("Masked", "div", (5,))
 
 
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = root_net(), nn.Linear(4, 2)
+
+
+def parts_loss(model, batch):
+    return model.decoder(model.encoder(batch)).square().mean()
+
+
 def test_children_are_seen_where_the_model_itself_is_never_called():
-    class Parts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder, self.decoder = root_net(), nn.Linear(4, 2)
-
-    def loss(model, batch):
-        return model.decoder(model.encoder(batch)).square().mean()
-
-    place = incident_of(into(Fault(seeded(Parts), with_row(0.0), loss, "", ""))[1]).found
+    place = incident_of(into(Fault(seeded(Parts), with_row(0.0), parts_loss, "", ""))[1]).found
     assert (place.cause, place.module, place.samples) == (Cause.MODULE, "encoder.1", (5,))
+
+
+def test_what_the_very_first_step_cannot_show_is_looked_into_in_the_next():
+    guard = into(Fault(seeded(Parts), with_row(0.0), parts_loss, "", ""), steps=(True, True, True))[1]
+    places = [each.incident.found for each in guard.events.decisions if each.incident is not None]
+    assert [(each.cause, each.module) for each in places] == [(Cause.UNKNOWN, ""), (Cause.MODULE, "encoder.1")]
 
 
 def test_checkpointed_segments_are_looked_into():

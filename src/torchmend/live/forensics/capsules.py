@@ -62,16 +62,19 @@ class CapsuleWriter:
 
     Args:
         options: Where, and how many.
+
+    Attributes:
+        written: How many this run has, on whichever rank.
     """
 
     def __init__(self, options: Capsules) -> None:
         self._options = options
-        self._written = 0
+        self.written = 0
 
     @property
     def is_full(self) -> bool:
         """Whether this run has written as many as it may."""
-        return self._written >= self._options.most
+        return self.written >= self._options.most
 
     def write(self, rerun: Rerun, incident: Incident) -> str:
         """Write a capsule, whole or not at all.
@@ -96,7 +99,6 @@ class CapsuleWriter:
         except (OSError, ImportError) as error:
             logger.warning("No capsule was written: %s", error)
             return ""
-        self._written += 1
         return str(folder)
 
     def _fill(self, draft: Path, rerun: Rerun, incident: Incident) -> bool:

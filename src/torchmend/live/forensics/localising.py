@@ -128,7 +128,7 @@ def _of(origin: Origin, after: str) -> Localisation:
         )
     return Localisation(
         cause=Cause.MODULE if place.known else Cause.LOSS,
-        module=place.module or after,
+        module=place.module or (after if place.after is None else place.after),
         kind=place.kind,
         also=place.also,
         call=place.call,

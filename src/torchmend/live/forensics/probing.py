@@ -55,6 +55,7 @@ class Place:
         also: Its other names, if it is shared, with commas.
         call: Which of its calls in the step it was, from 1.
         line: "model.py:12", the nearest line of code that is not torch's; empty where there is none.
+        after: For code outside of all modules the one that had ended last then, by name; empty before any.
     """
 
     module: str = ""
@@ -63,6 +64,7 @@ class Place:
     also: str = ""
     call: int = 1
     line: str = ""
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,7 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._place_of_node()
         line = _users_line()
         if not self._stack:
-            return Place(line=line)
+            return Place(line=line, after=self.after)
         module, name = self._stack[-1]
         names = self._names.get(id(module), ())
         return Place(

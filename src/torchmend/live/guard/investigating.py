@@ -108,6 +108,8 @@ class Investigator:
                 incident = replace(incident, rank=named(at, self._wrapped))
             if incident.found.is_known:
                 self.last = incident.found.sentence + (f" ({incident.found.how})" if incident.found.how else "")
+            elif self._count == 1:  # children of a model that is not called itself are watched from the next step on
+                self._seen.clear()
             return replace(incident, capsule=self._kept(rerun, incident, at) if not why else "")
 
     def _kept(self, rerun: Rerun, incident: Incident, at: int) -> str:
@@ -116,7 +118,9 @@ class Investigator:
             return ""
         self._restore()
         written = self._writer.write(rerun, incident) if place_among(self._wrapped) == at else ""
-        return "".join(gathered(written, self._wrapped))
+        folder = "".join(gathered(written, self._wrapped))
+        self._writer.written += bool(folder)  # on all ranks alike
+        return folder
 
     def _incident(self, rerun: Rerun, seen: Observation, decision: Decision, found: Localisation) -> Incident:
         remedies = tried(rerun, found, self._is_late) if found.is_known and not found.exchanges else ()
