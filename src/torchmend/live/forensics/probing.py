@@ -4,15 +4,10 @@ Legend: a storage is the memory that a tensor and its views share; an origin is 
 not finite into one, out of finite inputs.
 """
 
-import bisect
 import math
-import re
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import get_ident
 from typing import Any, Self
 
@@ -21,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchmend.live.forensics.places import Place, Places, node_name, numbered
 from torchmend.live.ownership import plain
 from torchmend.live.tensors import is_plain, tensors_of
 
@@ -38,33 +34,6 @@ EXCHANGES = ("allreduce", "allgather", "reduce_scatter", "broadcast", "alltoall"
 
 _CASTS = ("_to_copy", "t", "detach", "transpose", "view", "alias")
 """Operations after which a parameter is still itself."""
-
-_WORD = re.compile("([A-Z])")
-
-_TORCH, _OURS = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where an operation ran.
-
-    Args:
-        module: The innermost module that was under way, by name; empty in code outside of all modules.
-        kind: Its class.
-        known: Whether it is one of the model's.
-        also: Its other names, if it is shared, with commas.
-        call: Which of its calls in the step it was, from 1.
-        line: "model.py:12", the nearest line of code that is not torch's; empty where there is none.
-        after: For code outside of all modules the one that had ended last then, by name; empty before any.
-    """
-
-    module: str = ""
-    kind: str = ""
-    known: bool = False
-    also: str = ""
-    call: int = 1
-    line: str = ""
-    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +73,13 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         exchanges: Whether an operation exchanged values with other ranks.
-        after: The last module that ended inside of the outermost one, by name.
     """
 
     def __init__(self, models: Sequence[nn.Module], inputs: Iterable[tuple[str, Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._thread = get_ident()  # hooks on all modules are called in others as well
-        self.after = ""
         self.exchanges = False
-        self._names = _names_of(models)
+        self._places = Places(models)
         self._sources = {
             **{_storage(each): f"input {name}" for name, each in inputs if _is_looked_at(each)},
             **{_storage(each): f"buffer {name}" for name, each in _named(models, "named_buffers")},
@@ -120,13 +87,9 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
         }
         self._buffers = {_storage(each) for _, each in _named(models, "named_buffers") if not is_bad(each)}
         self._parameters = {_storage(each): name for name, each in _named(models, "named_parameters")}
-        self._stack: list[tuple[nn.Module, str]] = []
-        self._calls: Counter[int] = Counter()
         self._origins: dict[int, tuple[Origin, Tensor]] = {}
-        self._marks: tuple[list[int], list[Place]] = ([], [])
         self._handles: list[Any] = []
         self._count = 0
-        self._latest = ""
         self._in_backward = False
 
     def __enter__(self) -> Self:
@@ -142,6 +105,16 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
         while self._handles:
             self._handles.pop().remove()
 
+    @property
+    def after(self) -> str:
+        """The last module that ended inside of the outermost one, by name."""
+        return self._places.after
+
+    @property
+    def _is_slope(self) -> bool:
+        """Whether the present operation belongs to a backward pass, and not to a forward pass that it runs again."""
+        return self._in_backward and not self._places.is_inside
+
     @contextmanager
     def backward(self) -> Iterator[None]:
         """Take operations for those of a backward pass, meanwhile."""
@@ -154,74 +127,33 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # Modules
 
     def _before_module(self, module: nn.Module, _: Any) -> None:
-        if get_ident() != self._thread:
-            return
-        names = self._names.get(id(module), ())
-        around = next((f"{name}." for _, name in reversed(self._stack) if name), "")
-        name = next((each for each in names if each.startswith(around)), names[0] if names else "")
-        self._calls[id(module)] += 1
-        self._stack.append((module, name))
+        if get_ident() == self._thread:
+            self._places.enter(module)
 
     def _after_module(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Blame a module whose code no operation was seen of, such as a compiled kernel."""
         if get_ident() != self._thread:
             return
-        place = self._place()
-        if self._stack and self._stack[-1][0] is module:
-            self._stack.pop()
-        if place.known:
-            self._latest, self.after = (place.module, self.after) if self._stack else ("", self._latest or place.module)
+        place = self._places.leave(module)
         before = self._origins_in(inputs)
         own = [each for each in module._buffers.values() if each is not None and _storage(each) in self._buffers]
         for each in _looked_at((output, own)):
             if _storage(each) not in self._origins and is_bad(each):
                 self._note(each, place, "", before, _looked_at(inputs))
 
-    def _place(self) -> Place:
-        if self._in_backward and not self._stack:
-            return self._place_of_node()
-        line = _users_line()
-        if not self._stack:
-            return Place(line=line, after=self.after)
-        module, name = self._stack[-1]
-        names = self._names.get(id(module), ())
-        return Place(
-            module=name or type(module).__name__,
-            kind=type(module).__name__,
-            known=bool(names),
-            also=", ".join(each for each in names if each != name),
-            call=self._calls[id(module)],
-            line=line,
-        )
-
-    def _place_of_node(self) -> Place:
-        """Return where the forward operation ran that the present node of the backward pass belongs to."""
-        node: Any = torch._C._current_autograd_node()
-        number = node._sequence_nr() if node is not None else sys.maxsize
-        numbers, places = self._marks
-        at = bisect.bisect_left(numbers, number)
-        return places[at] if at < len(places) else Place()
-
-    def _node_name(self) -> str:
-        """Return whose slope is being worked out ("sqrt", for SqrtBackward0); empty outside of backward passes."""
-        node: Any = torch._C._current_autograd_node() if self._in_backward and not self._stack else None
-        return "" if node is None else _WORD.sub(r"_\1", node.name().partition("Backward")[0]).lower().lstrip("_")
-
     # Operations
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._count += 1
-        place = self._place()
-        if self._stack or not self._in_backward:  # numbers only grow, and a node has its before its operation runs
-            self._marks[0].append(torch.autograd._get_sequence_nr() - 1)  # type: ignore[attr-defined]
-            self._marks[1].append(place)
+        is_slope = self._is_slope
+        place = self._places.of_node() if is_slope else self._places.mark()
         kwargs = kwargs or {}
         self.exchanges |= "c10d" in func._schema.name
         inputs = _looked_at((args, kwargs))
         mutates = func._schema.is_mutable
         before = self._origins_in(inputs) if mutates else []
         output = func(*args, **kwargs)
-        name = self._node_name() or func._schema.name.partition("::")[2]
+        name = (node_name() if is_slope else "") or func._schema.name.partition("::")[2]
         if name in _CASTS and inputs and isinstance(output, Tensor) and _storage(inputs[0]) in self._parameters:
             self._parameters.setdefault(_storage(output), self._parameters[_storage(inputs[0])])
         if name not in UNINITIALISED:
@@ -254,7 +186,7 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operation=name.lstrip("_"),
             dtype=str(tensor.dtype).removeprefix("torch."),
             value=value,
-            backward=self._in_backward and not self._stack,
+            backward=self._is_slope,
             parameter=next((self._parameters[_storage(x)] for x in inputs if _storage(x) in self._parameters), ""),
             on_purpose=value != "NaN" and name.rstrip("_") in MASKING,
         )
@@ -309,34 +241,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _named(models: Sequence[nn.Module], what: str) -> Iterator[tuple[str, Tensor]]:
-    for model, which in _numbered(models):
+    for model, which in numbered(models):
         for name, each in getattr(model, what)():
             if _is_looked_at(each):
                 yield plain(name) + which, each
-
-
-def _names_of(models: Sequence[nn.Module]) -> Mapping[int, tuple[str, ...]]:
-    """Return all names of each module; a shared one has several, a model that of its class."""
-    names: dict[int, tuple[str, ...]] = {}
-    for model, which in _numbered(models):
-        for path, module in model.named_modules(remove_duplicate=False):
-            name = (plain(path) or type(module).__name__) + which
-            names[id(module)] = *names.get(id(module), ()), name
-    return names
-
-
-def _numbered(models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
-    """Yield models, each with what is put behind its names: its number, if there are several."""
-    for number, model in enumerate(models, 1):
-        yield model, f" (model {number})" if len(models) > 1 else ""
-
-
-def _users_line() -> str:
-    """Return the nearest line on the stack that is neither torch's nor ours; empty where ours comes first."""
-    frame = sys._getframe(3)  # of what called the probe
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if not path.startswith(_TORCH):
-            return "" if path.startswith(_OURS) else f"{Path(path).name}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
