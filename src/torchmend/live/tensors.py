@@ -13,6 +13,8 @@ _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 def tensors_of(tree: Any) -> list[Tensor]:
     """Return all tensors in lists, tuples, mappings, dataclasses and what else torch knows as a tree, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
     found: list[Tensor] = []
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):

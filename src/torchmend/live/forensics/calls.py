@@ -57,7 +57,7 @@ class Call:
         name: The module's name in its model; empty for the model itself.
         module: It, without wrappers.
         leaves: Arguments and keywords, taken apart; tensors share memory with what was passed, without its graph.
-        spec: How they are put together.
+        spec: How they are put together; of what holds no containers how many arguments, and the keywords.
         with_gradients: Of the tensors among them, in order: whether gradients of it were taken.
         versions: Of the same: torch's counter of writes.
         autocast: As it was.
@@ -70,7 +70,7 @@ class Call:
     name: str
     module: nn.Module
     leaves: list[Any]
-    spec: TreeSpec
+    spec: "TreeSpec | _Flat"
     with_gradients: tuple[bool, ...]
     versions: tuple[int, ...]
     autocast: Autocast
@@ -82,18 +82,40 @@ class Call:
     @property
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments and keywords."""
+        if isinstance(self.spec, _Flat):
+            count = self.spec.arguments
+            return tuple(self.leaves[:count]), dict(zip(self.spec.keywords, self.leaves[count:], strict=True))
         found: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(self.leaves, self.spec)
         return found
 
     def with_inputs(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> "Call":
         """Return the same call with other inputs."""
-        leaves, spec = tree_flatten((arguments, keywords))
+        leaves, spec = taken_apart(arguments, keywords)
         return replace(self, leaves=leaves, spec=spec)
 
     @property
     def is_intact(self) -> bool:
         """Whether nothing was written over the inputs since."""
         return self.versions == tuple(map(version_of, _tensors(self.leaves)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """How inputs without containers are put together: so many arguments, then those with keywords."""
+
+    arguments: int
+    keywords: tuple[str, ...]
+
+
+_SIMPLE = (Tensor, bool, int, float, str, type(None))
+
+
+def taken_apart(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> "tuple[list[Any], TreeSpec | _Flat]":
+    """Take inputs apart; most are simple, and torch's trees cost each step."""
+    leaves = [*arguments, *keywords.values()]
+    if all(isinstance(each, _SIMPLE) for each in leaves):
+        return leaves, _Flat(len(arguments), tuple(keywords))
+    return tree_flatten((arguments, keywords))
 
 
 def _tensors(leaves: list[Any]) -> list[Tensor]:
@@ -170,7 +192,7 @@ class Recorder:
         self._open.append(module)
         if len(self._open) > 1:
             return
-        leaves, spec = tree_flatten((arguments, keywords))
+        leaves, spec = taken_apart(arguments, keywords)
         tensors = _tensors(leaves)
         device = next((each.device.type for each in tensors), self._devices[0].type if self._devices else "cpu")
         call = Call(

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from torchmend.facts.errors import UserError
-from torchmend.live.forensics.calls import Autocast, Call
+from torchmend.live.forensics.calls import Autocast, Call, taken_apart
 from torchmend.live.forensics.capsules import BATCH, FORMAT, RECORD, STATE, checksum, state_of
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.rng import RngState
@@ -73,7 +72,7 @@ class Capsule:
             module = model.get_submodule(packed["module"])
         except AttributeError:
             raise UserError(f"The model has no module {packed['module']}. Make the model as it was trained.") from None
-        leaves, spec = tree_flatten((tuple(arguments), keywords))
+        leaves, spec = taken_apart(tuple(arguments), keywords)
         return Call(
             name=packed["module"],
             module=module,
