@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 
-from torchmend.facts.errors import UserError
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Kind, Remedy
 from torchmend.live.forensics.localising import locate
@@ -57,7 +56,7 @@ def _helps(rerun: Rerun, make: Make, found: Localisation) -> bool:
             if around is not None:
                 stack.enter_context(around)
             shown = changed.run()
-        except (RuntimeError, TypeError, ValueError, UserError):  # it does not fit this model, so that it does not help
+        except Exception:  # the user's code may raise anything; what does not fit this model does not help
             return False
     if shown.tensors:
         return False
@@ -100,7 +99,7 @@ def _in_float32(rerun: Rerun, found: Localisation) -> Remedy:
             with in_float32(model, names):
                 helped = _helps(rerun, _as_it_is, found)
                 place = found if helped else locate(rerun)[0]
-        except (RuntimeError, TypeError, ValueError, UserError):  # it cannot be changed from outside
+        except Exception:  # it cannot be changed from outside, or the user's code raises
             break
         if helped or place.cause is not Cause.MODULE or place.dtype not in HALVES or place.module in names:
             break

@@ -18,6 +18,7 @@ from torchmend.live.forensics.localising import localise
 from torchmend.live.forensics.remedies import tried
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.forensics.rng import rng_kept
+from torchmend.live.forensics.untouched import Untouched
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.options import GuardOptions
@@ -72,6 +73,7 @@ class Investigator:
         self._count = 0
         self._clock = clock
         self._until = 0.0
+        self._untouched: Untouched | None = None
         self.last = ""
         self.recorder = Recorder(models, wants_gradients=options.loss is None)
 
@@ -163,7 +165,9 @@ class Investigator:
     def _why_not(self, calls: Sequence[Call]) -> str:
         """Say why the batch cannot be run again; empty if it can. Ranks may exchange values in it: all can, or none."""
         why = ""
-        if not calls:
+        if not calls and self.recorder.was_judged:
+            why = "its forward pass had a backward pass before this one, after which the batch was let go"
+        elif not calls:
             why = (
                 "the model's call was not seen: it is compiled in place, or not made through the model or its children"
             )
@@ -176,6 +180,8 @@ class Investigator:
     def _restore(self) -> None:
         for transaction in self._transactions:
             transaction.buffers.restore()
+        if self._untouched is not None:
+            self._untouched.restore()
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
@@ -183,9 +189,10 @@ class Investigator:
         now.save()
         devices = list({each.device for model in self._models for each in model.parameters()})
         try:
-            with rerunning(), rng_kept(devices):
+            with rerunning(), rng_kept(devices), Untouched(self._models, self.recorder.tensors()) as self._untouched:
                 yield
         finally:
+            self._untouched = None
             now.restore()
 
 
