@@ -20,6 +20,11 @@ FEW = 8
 MOST_GUILTY = 3
 """Groups of guilty examples that are looked for."""
 
+PAST_OUTPUTS = (
+    "without Guard(loss=) only the models were run: a penalty on weights, or on gradients, may have failed as well"
+)
+"""What has to be said where a run without the loss shows nothing."""
+
 
 def localise(
     rerun: Rerun, *, loss_finite: bool | None = None, enough: Callable[[], bool] = lambda: False
@@ -41,7 +46,7 @@ def localise(
         given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
         return replace(found, samples=given if len(given) < count else (), of=count)
     if not found.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
-        part, others = guilty_part(lambda part: _still(rerun, part, shown), count, enough)
+        part, others = guilty_part(lambda part: _still(rerun, part, shown, found), count, enough)
         if enough():
             part = part if len(part) < count else ()
             return replace(
@@ -115,7 +120,7 @@ def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool | None
     if shown.lacks_gradients:
         note = "the models' outputs are finite; whether the loss code or their backward pass failed cannot be told"
         return Localisation(cause=Cause.UNKNOWN, module=after, backward=True, note=f"{note} without Guard(loss=)")
-    return Localisation(cause=Cause.NOT_AGAIN)
+    return Localisation(cause=Cause.NOT_AGAIN, note=PAST_OUTPUTS if rerun.loss is None else "")
 
 
 def _of(origin: Origin, after: str) -> Localisation:
@@ -141,9 +146,15 @@ def _of(origin: Origin, after: str) -> Localisation:
     )
 
 
-def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown) -> bool:
+def run_again(rerun: Rerun, found: Localisation) -> Shown:
+    """Run a batch that was changed; with a probe only where it takes one, to tell damage from a mask."""
+    takes_probe = found.value == "-Inf" and not found.backward
+    return rerun.run(Probe(rerun.models, rerun.inputs()) if takes_probe else None)
+
+
+def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown, found: Localisation) -> bool:
     try:
-        again = rerun.only(part).run()
+        again = run_again(rerun.only(part), found)
     except Exception:  # a model may refuse so few examples, in any way
         return False
     return bool(again) and again.backward == shown.backward

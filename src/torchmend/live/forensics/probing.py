@@ -276,6 +276,8 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def is_bad(tensor: Tensor) -> bool:
     """Return whether a tensor holds what is not finite. Reads from the device."""
+    if tensor.layout is torch.sparse_coo:  # a gradient of an embedding
+        tensor = tensor.detach()._values()
     return _is_looked_at(tensor) and not all(map(math.isfinite, _bounds(tensor)))
 
 

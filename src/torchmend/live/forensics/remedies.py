@@ -7,7 +7,7 @@ import torch
 
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Kind, Remedy
-from torchmend.live.forensics.localising import locate
+from torchmend.live.forensics.localising import locate, run_again
 from torchmend.live.forensics.patches import patch_for
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.stabilising.float32 import in_float32
@@ -55,7 +55,7 @@ def _helps(rerun: Rerun, make: Make, found: Localisation) -> bool:
             changed, around = make(rerun)
             if around is not None:
                 stack.enter_context(around)
-            shown = changed.run()
+            shown = run_again(changed, found)
         except Exception:  # the user's code may raise anything; what does not fit this model does not help
             return False
     if shown.tensors:

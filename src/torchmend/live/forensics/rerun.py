@@ -120,7 +120,8 @@ class Rerun:
         with torch.enable_grad():
             leaves: list[Tensor] = []
             outputs = self._with_loss(probe) if self.loss is not None else self._forward(probe, leaves)
-            bad = [(name, each) for name, each, _ in outputs if _is_damage(each, probe)]
+            is_loss = self.loss is not None  # which is no mask
+            bad = [(name, each) for name, each, _ in outputs if is_bad(each) and (is_loss or _is_damage(each, probe))]
             for at, model in enumerate(self.models):
                 bad += [(plain(n), each) for n, each in model.named_buffers() if (at, n) in sound and is_bad(each)]
             if bad:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from torchmend.facts.codes import Code
+from torchmend.live.forensics.batches import reachable
 from torchmend.live.forensics.calls import Call, Recorder
 from torchmend.live.forensics.capsules import Capsules, CapsuleWriter
 from torchmend.live.forensics.causes import cause_of
@@ -38,6 +39,12 @@ MOST_SAID = 160
 
 MOST_SECONDS = 60.0
 """That one takes before no further part of the batch, and no further change, is tried."""
+
+BY_CALLS = "found by the model's call alone; the loss, made again, went another way, as by random numbers of its own"
+"""What is said of a failure that the loss did not show."""
+
+OVERWRITES = "the loss code writes into its batch, so that it was made of other numbers: give observe() a copy from before"
+"""What is said where a batch was another by then."""
 
 LEAST_REFUSED = 2
 """Steps in a row that a GradScaler has to refuse, since single ones are its ordinary business."""
@@ -102,6 +109,8 @@ class Investigator:
         with self._as_it_was():
             rerun = self._rerun(calls, seen)
             found = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
+            if found.cause is Cause.NOT_AGAIN and rerun.loss is not None:
+                rerun, found = self._by_calls(rerun, seen, found)
             every = gathered(self._incident(rerun, seen, decision, found), self._wrapped)
             showing = [at for at, each in enumerate(every) if each.found.is_known]
             at = showing[0] if showing else 0
@@ -161,6 +170,16 @@ class Investigator:
         except Exception as error:  # the user's code may raise anything when it is run once more
             said = (str(error).splitlines() or [""])[0][:MOST_SAID]
             return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {said}")
+
+    def _by_calls(self, rerun: Rerun, seen: Observation, found: Localisation) -> tuple[Rerun, Localisation]:
+        """Look at the models' calls alone where the loss shows nothing: it may draw random numbers before them."""
+        calls = replace(rerun, loss=None)
+        alone = self._found(calls, seen)
+        if alone.cause is Cause.MODULE:
+            return calls, replace(alone, note="; ".join(filter(None, (alone.note, BY_CALLS))))
+        if self._untouched is not None and self._untouched.has_written(reachable(rerun.batch)):
+            return rerun, replace(found, note=OVERWRITES)
+        return rerun, found
 
     def _why_not(self, calls: Sequence[Call]) -> str:
         """Say why the batch cannot be run again; empty if it can. Ranks may exchange values in it: all can, or none."""
