@@ -15,7 +15,7 @@ from torchmend.live.forensics.capsules import Capsules, CapsuleWriter
 from torchmend.live.forensics.causes import cause_of
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Incident, Kind
-from torchmend.live.forensics.localising import localise
+from torchmend.live.forensics.localising import localise, said
 from torchmend.live.forensics.remedies import tried
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.forensics.rng import rng_kept
@@ -33,9 +33,6 @@ PAUSE = 50
 
 MOST = 32
 """Investigations in a run."""
-
-MOST_SAID = 160
-"""Characters of an error that are told."""
 
 MOST_SECONDS = 60.0
 """That one takes before no further part of the batch, and no further change, is tried."""
@@ -75,6 +72,7 @@ class Investigator:
         self._models = [inner_model(each) for each in models]
         self._transactions = transactions
         self._loss = options.loss
+        self._acts = not options.observe_only
         self._writer = CapsuleWriter(options.capsules) if isinstance(options.capsules, Capsules) else None
         self._seen: dict[str, int] = {}
         self._count = 0
@@ -141,7 +139,7 @@ class Investigator:
         return Incident(
             step=seen.step,
             what=_what(seen),
-            undone=_undone(decision),
+            undone=_undone(decision, acts=self._acts, is_part=seen.is_part),
             found=found,
             code=Code.SCALE_TOO_HIGH if by_scale else cause_of(found),
             remedies=remedies,
@@ -168,8 +166,7 @@ class Investigator:
         try:
             return localise(rerun, loss_finite=finite, enough=self._is_late)
         except Exception as error:  # the user's code may raise anything when it is run once more
-            said = (str(error).splitlines() or [""])[0][:MOST_SAID]
-            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {said}")
+            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {said(error)}")
 
     def _by_calls(self, rerun: Rerun, seen: Observation, found: Localisation) -> tuple[Rerun, Localisation]:
         """Look at the models' calls alone where the loss shows nothing: it may draw random numbers before them."""
@@ -231,10 +228,14 @@ def _what(seen: Observation) -> str:
     return "; ".join(found)
 
 
-def _undone(decision: Decision) -> str:
+def _undone(decision: Decision, *, acts: bool, is_part: bool) -> str:
     """Say what becomes of the step."""
+    if not acts:
+        return "nothing: the guard only observes, and the step goes on as it would without it"
     if decision.by_scaler:
         return "the GradScaler leaves the step out; buffers are as they were before it"
+    if is_part and decision.action is Action.REFUSE:
+        return "this micro-batch does not count; the step is made of the others, if there are any"
     return {
         Action.REFUSE: "the step did not happen: weights, buffers, optimizer and schedule are as they were before it",
         Action.ROLL_BACK: "the run goes back to a snapshot",
