@@ -1,6 +1,7 @@
 """Batches as trees of tensors: what a model was called with, how many examples, some of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ def examples_in(tree: Any) -> int:
     records = [len(each) for each in tree_leaves(tree, is_leaf=_is_of_records) if _is_of_records(each)]
     if records:
         return records[0]
-    sizes = [each.shape[0] for each in tensors_of(tree) if each.dim() and each.layout is torch.strided]
+    tensors = [each for each in tree_leaves(tree) if isinstance(each, Tensor)]  # in others `taken` divides nothing
+    sizes = [each.shape[0] for each in tensors if each.dim() and each.layout is torch.strided]
     return max(sizes, key=sizes.count) if sizes else 0
 
 
@@ -44,6 +46,18 @@ def taken(tree: Any, indices: Sequence[int], of: int) -> Any:
         return leaf[torch.tensor(list(indices), device=leaf.device)] if fits and not is_listed else leaf
 
     return tree_map(part, tree, is_leaf=is_divided)
+
+
+def reachable(tree: Any) -> list[Tensor]:
+    """Return all tensors in a tree, and those that objects in it hold as attributes, such as a distribution's."""
+    own = [getattr(leaf, "__dict__", {}).values() for leaf in tree_leaves(tree) if not isinstance(leaf, Tensor)]
+    found = [*tensors_of(tree), *(each for values in own for each in values if isinstance(each, Tensor))]
+    return list({id(each): each for each in found}.values())
+
+
+def fresh(tree: Any) -> Any:
+    """Return a tree of the same leaves whose containers may be changed."""
+    return tree_map(lambda leaf: copy(leaf) if isinstance(leaf, MutableMapping) else leaf, tree)
 
 
 def _is_of_records(node: Any) -> bool:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from torchmend.live.forensics.batches import reachable
 from torchmend.live.forensics.rng import RngState
 from torchmend.live.ownership import inner_model, is_traced
-from torchmend.live.tensors import tensors_of
 from torchmend.live.wrapping import Hook, Wrapping
 
 MOST_CALLS = 16
@@ -135,10 +135,15 @@ class Recorder:
     Args:
         models: As they are trained.
         wants_gradients: Whether gradients of outputs are kept.
+
+    Attributes:
+        batch: What the loss was made of, as the guard was told.
+        was_judged: Whether a verdict has come since the last call, so that the call is forgotten.
     """
 
     def __init__(self, models: Sequence[nn.Module], *, wants_gradients: bool = True) -> None:
         self.batch: Any = None
+        self.was_judged = False
         self._models = models
         self._wants_gradients = wants_gradients
         self._calls: list[Call] = []
@@ -162,10 +167,15 @@ class Recorder:
         """What was called since the last verdict, oldest first."""
         return list(self._calls)
 
+    def tensors(self) -> list[Tensor]:
+        """Return what would be run again: the batch, and what the models were called with."""
+        return reachable([self.batch, *(call.leaves for call in self._calls)])
+
     def end(self) -> None:
         """Take note of a verdict: keep nothing of what came before, and see to it that the next calls are seen."""
         if not (self._calls or self._was_called):
             self._watch_children()
+        self.was_judged |= bool(self._calls)
         self.forget()
 
     def forget(self) -> None:
@@ -205,7 +215,7 @@ class Recorder:
             autocast=Autocast.now(device),
             rng=RngState.now(self._devices, exact=False),
         )
-        self._was_called = True
+        self._was_called, self.was_judged = True, False
         self._calls = [*self._calls[1 - MOST_CALLS :], call]
 
     def _after(self, module: nn.Module, _: Any, output: Any) -> None:
@@ -215,7 +225,7 @@ class Recorder:
         if self._open or not self._wants_gradients or not self._calls:
             return
         call = self._calls[-1]
-        found = [each for each in tensors_of(output) if each.requires_grad]
+        found = [each for each in reachable(output) if each.requires_grad]
         call.outputs = len(found)
         if sum(each.nbytes for each in found) > MOST_OUTPUT_BYTES:
             return

@@ -17,8 +17,16 @@ MOST_RUNS = 40
 FEW = 8
 """Pieces that a batch is divided into at most, of which each is left out."""
 
+MOST_SAID = 160
+"""Characters of an error that are told."""
+
 MOST_GUILTY = 3
 """Groups of guilty examples that are looked for."""
+
+PAST_OUTPUTS = (
+    "without Guard(loss=) only the models were run: a penalty on weights, or on gradients, may have failed as well"
+)
+"""What has to be said where a run without the loss shows nothing."""
 
 
 def localise(
@@ -41,7 +49,10 @@ def localise(
         given = _rows(each for call in rerun.calls for each in call.out_gradients.values())
         return replace(found, samples=given if len(given) < count else (), of=count)
     if not found.exchanges and shown and found.cause in (Cause.MODULE, Cause.LOSS):
-        part, others = guilty_part(lambda part: _still(rerun, part, shown), count, enough)
+        tries: list[str] = []
+        part, others = guilty_part(lambda part: _still(rerun, part, shown, found, tries), count, enough)
+        if tries and all(tries):
+            return replace(found, of=count, note=f"no part of the batch could be run alone ({tries[0]})")
         if enough():
             part = part if len(part) < count else ()
             return replace(
@@ -62,6 +73,12 @@ def locate(rerun: Rerun, *, loss_finite: bool | None = None) -> tuple[Localisati
     shown = rerun.run(probe)
     found = _found(rerun, probe, shown, loss_finite=loss_finite)
     return replace(found, exchanges=probe.exchanges), shown
+
+
+def said(error: Exception) -> str:
+    """Return an error in a line."""
+    line = (str(error).splitlines() or [""])[0][:MOST_SAID]
+    return f"{type(error).__name__}: {line}"
 
 
 def _magnitudes(rerun: Rerun, part: tuple[int, ...]) -> tuple[float, float]:
@@ -115,7 +132,7 @@ def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool | None
     if shown.lacks_gradients:
         note = "the models' outputs are finite; whether the loss code or their backward pass failed cannot be told"
         return Localisation(cause=Cause.UNKNOWN, module=after, backward=True, note=f"{note} without Guard(loss=)")
-    return Localisation(cause=Cause.NOT_AGAIN)
+    return Localisation(cause=Cause.NOT_AGAIN, note=PAST_OUTPUTS if rerun.loss is None else "")
 
 
 def _of(origin: Origin, after: str) -> Localisation:
@@ -141,11 +158,20 @@ def _of(origin: Origin, after: str) -> Localisation:
     )
 
 
-def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown) -> bool:
+def run_again(rerun: Rerun, found: Localisation) -> Shown:
+    """Run a batch that was changed; with a probe only where it takes one, to tell damage from a mask."""
+    takes_probe = found.value == "-Inf" and not found.backward
+    return rerun.run(Probe(rerun.models, rerun.inputs()) if takes_probe else None)
+
+
+def _still(rerun: Rerun, part: tuple[int, ...], shown: Shown, found: Localisation, tries: list[str]) -> bool:
+    """Return whether a part of the batch shows it; add to the tries what kept it from being run, or nothing."""
     try:
-        again = rerun.only(part).run()
-    except Exception:  # a model may refuse so few examples, in any way
+        again = run_again(rerun.only(part), found)
+    except Exception as error:  # a model may refuse so few examples, in any way
+        tries.append(said(error))
         return False
+    tries.append("")
     return bool(again) and again.backward == shown.backward
 
 

@@ -210,10 +210,16 @@ class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def is_bad(tensor: Tensor) -> bool:
     """Return whether a tensor holds what is not finite. Reads from the device."""
-    return _is_looked_at(tensor) and not all(map(math.isfinite, _bounds(tensor)))
+    return _is_looked_at(_dense(tensor)) and not all(map(math.isfinite, _bounds(tensor)))
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Return a tensor, or the values of a sparse one, such as a gradient of an embedding."""
+    return tensor.detach()._values() if tensor.layout is torch.sparse_coo else tensor  # type: ignore[no-untyped-call]
 
 
 def _bounds(tensor: Tensor) -> tuple[float, float]:
+    tensor = _dense(tensor)
     real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
     low, high = torch.aminmax(real if real.element_size() > 1 else real.float())
     return float(low), float(high)
@@ -237,7 +243,7 @@ def _looked_at(tree: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return int(_dense(tensor).untyped_storage()._cdata)
 
 
 def _named(models: Sequence[nn.Module], what: str) -> Iterator[tuple[str, Tensor]]:

@@ -5,10 +5,9 @@ from contextlib import AbstractContextManager, ExitStack
 
 import torch
 
-from torchmend.facts.errors import UserError
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Kind, Remedy
-from torchmend.live.forensics.localising import locate
+from torchmend.live.forensics.localising import locate, run_again
 from torchmend.live.forensics.patches import patch_for
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.stabilising.float32 import in_float32
@@ -78,8 +77,8 @@ def _helps(rerun: Rerun, make: Make, found: Localisation) -> bool:
             changed, around = make(rerun)
             if around is not None:
                 stack.enter_context(around)
-            shown = changed.run()
-        except (RuntimeError, TypeError, ValueError, UserError):  # it does not fit this model, so that it does not help
+            shown = run_again(changed, found)
+        except Exception:  # the user's code may raise anything; what does not fit this model does not help
             return False
     if shown.tensors:
         return False
@@ -98,7 +97,7 @@ def _in_float32(rerun: Rerun, found: Localisation) -> Remedy:
             with in_float32(model, names):
                 helped = _helps(rerun, _as_it_is, found)
                 place = found if helped else locate(rerun)[0]
-        except (RuntimeError, TypeError, ValueError, UserError):  # it cannot be changed from outside
+        except Exception:  # it cannot be changed from outside, or the user's code raises
             break
         if helped or place.cause is not Cause.MODULE or place.dtype not in HALVES or place.module in names:
             break

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchmend.facts.errors import UserError
+from torchmend.live.forensics.batches import reachable
 from torchmend.live.forensics.calls import Autocast, Call
 from torchmend.live.forensics.findings import Cause, Localisation
-from torchmend.live.forensics.localising import localise
+from torchmend.live.forensics.localising import localise, said
 from torchmend.live.forensics.reading import Capsule, read_capsule
 from torchmend.live.forensics.rerun import Loss, Rerun
 from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.forensics.settings import as_set
+from torchmend.live.forensics.untouched import Untouched
 from torchmend.live.forensics.widening import Widened
 from torchmend.live.rerunning import rerunning
 
@@ -136,7 +138,14 @@ def replay(
     read.load_into(models, Path(checkpoint) if checkpoint is not None else None)
     finite = read.record["incident"].get("loss_finite")
     with as_set(read.record["settings"]):
-        now = _localised(rerun_of(read, models, where, loss), finite=finite)
+        rerun = rerun_of(read, models, where, loss)
+        try:
+            now = _localised(rerun, finite=finite)
+        except Exception as error:  # the user's code may raise anything
+            raise UserError(
+                f"{capsule} cannot be run here: the code raised {said(error)}. Make the model and the loss as they were "
+                "in the run; a capsule keeps named tuples as tuples, and other objects as mappings of their fields."
+            ) from error
         wider = {name: _in_wider(read, models, where, loss, name, finite=finite) for name in WIDER}
     return Replay(then=read.found, now=now, wider=wider, with_loss=loss is not None)
 
@@ -163,7 +172,14 @@ def _localised(rerun: Rerun, *, finite: bool | None) -> Localisation:
     with ExitStack() as stack:
         stack.enter_context(rerunning())
         stack.enter_context(rng_kept())
-        return localise(rerun, loss_finite=finite)
+        batch = [rerun.batch, *(call.leaves for call in rerun.calls)]
+        kept = stack.enter_context(Untouched(rerun.models, reachable(batch)))
+
+        def restore() -> None:
+            rerun.restore()
+            kept.restore()
+
+        return localise(replace(rerun, restore=restore), loss_finite=finite)
 
 
 def _in_wider(

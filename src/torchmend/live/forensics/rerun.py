@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchmend.live.forensics.batches import examples_in, taken
+from torchmend.live.forensics.batches import examples_in, fresh, reachable, taken
 from torchmend.live.forensics.calls import Call
 from torchmend.live.forensics.probing import Probe, is_bad, value_of
 from torchmend.live.ownership import plain
-from torchmend.live.tensors import tensors_of
 
 Loss = Callable[[Any, Any], Tensor]
 """Takes the model, or a list of them if there are several, and a batch; returns the loss, without the scaler."""
@@ -99,14 +98,14 @@ class Rerun:
     def inputs(self) -> list[tuple[str, Tensor]]:
         """Return what comes from outside, named."""
         if self.loss is not None:
-            return [(f"tensor {at} of the batch", each) for at, each in enumerate(tensors_of(self.batch))]
+            return [(f"tensor {at} of the batch", each) for at, each in enumerate(reachable(self.batch))]
         found = []
         for call in self.calls:
             where = call.name or "the model"
             arguments, keywords = call.inputs
-            found += [(f"argument {at} of {where}", each) for at, each in enumerate(tensors_of(arguments))]
+            found += [(f"argument {at} of {where}", each) for at, each in enumerate(reachable(arguments))]
             for key, value in keywords.items():
-                found += [(f"{key} of {where}", each) for each in tensors_of(value)]
+                found += [(f"{key} of {where}", each) for each in reachable(value)]
         return found
 
     def run(self, probe: Probe | None = None) -> Shown:
@@ -117,13 +116,14 @@ class Rerun:
         """
         self.restore()
         self.calls[0].rng.restore()
-        sound = {id(each) for model in self.models for each in model.buffers() if not is_bad(each)}
+        sound = {(at, n) for at, m in enumerate(self.models) for n, each in m.named_buffers() if not is_bad(each)}
         with torch.enable_grad():
             leaves: list[Tensor] = []
             outputs = self._with_loss(probe) if self.loss is not None else self._forward(probe, leaves)
-            bad = [(name, each) for name, each, _ in outputs if _is_damage(each, probe)]
-            for model in self.models:
-                bad += [(plain(n), each) for n, each in model.named_buffers() if id(each) in sound and is_bad(each)]
+            is_loss = self.loss is not None  # which is no mask
+            bad = [(name, each) for name, each, _ in outputs if is_bad(each) and (is_loss or _is_damage(each, probe))]
+            for at, model in enumerate(self.models):
+                bad += [(plain(n), each) for n, each in model.named_buffers() if (at, n) in sound and is_bad(each)]
             if bad:
                 return Shown(tensors=tuple(bad))
             return self._backward(probe, outputs, leaves)
@@ -132,7 +132,7 @@ class Rerun:
         models = self.models[0] if len(self.models) == 1 else list(self.models)
         assert self.loss is not None
         with self.calls[0].autocast.again(), probe or nullcontext():
-            loss = self.loss(models, self.batch)
+            loss = self.loss(models, fresh(self.batch))
         return [("the loss", loss, torch.full_like(loss, self.scale))]
 
     def _forward(self, probe: Probe | None, leaves: list[Tensor]) -> "list[_Output]":
@@ -143,8 +143,8 @@ class Rerun:
             call.rng.restore()
             with call.autocast.again(), probe or nullcontext():
                 output = call.module(*arguments, **keywords)
-            found = [each for each in tensors_of(output) if each.requires_grad]
-            others = [each for each in tensors_of(output) if not each.requires_grad]
+            found = [each for each in reachable(output) if each.requires_grad]
+            others = [each for each in reachable(output) if not each.requires_grad]
             for at, each in enumerate(found):
                 gradient = call.out_gradients.get(at) if len(found) == call.outputs else None
                 fits = gradient is not None and gradient.shape == each.shape

@@ -200,7 +200,7 @@ class Guard:
         """
         for transaction in self.transactions:
             transaction.loss = one_element(loss).detach()
-        if self._judge.investigator is not None:
+        if self._judge.investigator is not None and self.transactions:  # else nothing would let go of it
             self._judge.investigator.recorder.batch = batch
         return loss
 

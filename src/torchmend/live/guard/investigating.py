@@ -9,15 +9,17 @@ from dataclasses import replace
 from torch import nn
 
 from torchmend.facts.codes import Code
+from torchmend.live.forensics.batches import reachable
 from torchmend.live.forensics.calls import Call, Recorder
 from torchmend.live.forensics.capsules import Capsules, CapsuleWriter
 from torchmend.live.forensics.causes import cause_of
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.incidents import Incident, Kind
-from torchmend.live.forensics.localising import localise
+from torchmend.live.forensics.localising import localise, said
 from torchmend.live.forensics.remedies import tried
 from torchmend.live.forensics.rerun import Rerun
 from torchmend.live.forensics.rng import rng_kept
+from torchmend.live.forensics.untouched import Untouched
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Action, Decision, Observation
 from torchmend.live.guard.options import GuardOptions
@@ -32,11 +34,14 @@ PAUSE = 50
 MOST = 32
 """Investigations in a run."""
 
-MOST_SAID = 160
-"""Characters of an error that are told."""
-
 MOST_SECONDS = 60.0
 """That one takes before no further part of the batch, and no further change, is tried."""
+
+BY_CALLS = "found by the model's call alone; the loss, made again, went another way, as by random numbers of its own"
+"""What is said of a failure that the loss did not show."""
+
+OVERWRITES = "the loss code writes into its batch, so that it was made of other numbers: give observe() a copy from before"
+"""What is said where a batch was another by then."""
 
 LEAST_REFUSED = 2
 """Steps in a row that a GradScaler has to refuse, since single ones are its ordinary business."""
@@ -67,11 +72,13 @@ class Investigator:
         self._models = [inner_model(each) for each in models]
         self._transactions = transactions
         self._loss = options.loss
+        self._acts = not options.observe_only
         self._writer = CapsuleWriter(options.capsules) if isinstance(options.capsules, Capsules) else None
         self._seen: dict[str, int] = {}
         self._count = 0
         self._clock = clock
         self._until = 0.0
+        self._untouched: Untouched | None = None
         self.last = ""
         self.recorder = Recorder(models, wants_gradients=options.loss is None)
 
@@ -100,6 +107,8 @@ class Investigator:
         with self._as_it_was():
             rerun = self._rerun(calls, seen)
             found = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
+            if found.cause is Cause.NOT_AGAIN and rerun.loss is not None:
+                rerun, found = self._by_calls(rerun, seen, found)
             every = gathered(self._incident(rerun, seen, decision, found), self._wrapped)
             showing = [at for at, each in enumerate(every) if each.found.is_known]
             at = showing[0] if showing else 0
@@ -134,7 +143,7 @@ class Investigator:
         return Incident(
             step=seen.step,
             what=_what(seen),
-            undone=_undone(decision),
+            undone=_undone(decision, acts=self._acts, is_part=seen.is_part),
             found=found,
             code=Code.SCALE_TOO_HIGH if by_scale else cause_of(found),
             remedies=remedies,
@@ -161,13 +170,24 @@ class Investigator:
         try:
             return localise(rerun, loss_finite=finite, enough=self._is_late)
         except Exception as error:  # the user's code may raise anything when it is run once more
-            said = (str(error).splitlines() or [""])[0][:MOST_SAID]
-            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {type(error).__name__}: {said}")
+            return Localisation(cause=Cause.UNKNOWN, note=f"running it again raised {said(error)}")
+
+    def _by_calls(self, rerun: Rerun, seen: Observation, found: Localisation) -> tuple[Rerun, Localisation]:
+        """Look at the models' calls alone where the loss shows nothing: it may draw random numbers before them."""
+        calls = replace(rerun, loss=None)
+        alone = self._found(calls, seen)
+        if alone.cause is Cause.MODULE:
+            return calls, replace(alone, note="; ".join(filter(None, (alone.note, BY_CALLS))))
+        if self._untouched is not None and self._untouched.has_written(reachable(rerun.batch)):
+            return rerun, replace(found, note=OVERWRITES)
+        return rerun, found
 
     def _why_not(self, calls: Sequence[Call]) -> str:
         """Say why the batch cannot be run again; empty if it can. Ranks may exchange values in it: all can, or none."""
         why = ""
-        if not calls:
+        if not calls and self.recorder.was_judged:
+            why = "its forward pass had a backward pass before this one, after which the batch was let go"
+        elif not calls:
             why = (
                 "the model's call was not seen: it is compiled in place, or not made through the model or its children"
             )
@@ -180,6 +200,8 @@ class Investigator:
     def _restore(self) -> None:
         for transaction in self._transactions:
             transaction.buffers.restore()
+        if self._untouched is not None:
+            self._untouched.restore()
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
@@ -187,9 +209,10 @@ class Investigator:
         now.save()
         devices = list({each.device for model in self._models for each in model.parameters()})
         try:
-            with rerunning(), rng_kept(devices):
+            with rerunning(), rng_kept(devices), Untouched(self._models, self.recorder.tensors()) as self._untouched:
                 yield
         finally:
+            self._untouched = None
             now.restore()
 
 
@@ -209,10 +232,14 @@ def _what(seen: Observation) -> str:
     return "; ".join(found)
 
 
-def _undone(decision: Decision) -> str:
+def _undone(decision: Decision, *, acts: bool, is_part: bool) -> str:
     """Say what becomes of the step."""
+    if not acts:
+        return "nothing: the guard only observes, and the step goes on as it would without it"
     if decision.by_scaler:
         return "the GradScaler leaves the step out; buffers are as they were before it"
+    if is_part and decision.action is Action.REFUSE:
+        return "this micro-batch does not count; the step is made of the others, if there are any"
     return {
         Action.REFUSE: "the whole step: weights, buffers, optimizer and schedule are as before",
         Action.ROLL_BACK: "the run goes back to a snapshot",
