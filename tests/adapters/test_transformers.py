@@ -225,3 +225,26 @@ def test_the_incident_names_the_example_and_its_capsule_is_replayed_without_a_lo
     assert (found.found.cause, found.found.module) == ("input", "rows of the model")
     assert found.found.samples == (1,)
     assert torchmend.replay(found.capsule, Net()).reproduced
+
+
+def test_a_loss_of_ones_own_is_looked_into_and_its_capsule_holds_the_labels(tmp_path):
+    def weighted(model, batch):
+        scores = model(batch["rows"])["logits"]
+        kept = (batch["rows"][:, 1] < 100).float()
+        return (scores[:, 0] * kept).sum() / (1 - (kept == 0).any().float())
+
+    class Weighted(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss = weighted(model, inputs)
+            return (loss, model(inputs["rows"])) if return_outputs else loss
+
+    trainer = made(tmp_path / "out", rows(bad=1e3), eval_strategy="no")
+    trainer.__class__ = Weighted
+    callback = GuardCallback(trainer, loss=weighted, capsules=tmp_path / "capsules")
+    trainer.add_callback(callback)
+    trainer.train()
+    (found,) = [each.incident for each in callback.guard.events.decisions if each.incident is not None]
+    assert (found.found.cause, found.found.operation, found.found.samples) == ("loss", "div", (1,))
+    assert found.with_loss
+    assert torchmend.replay(found.capsule, Net(), weighted).reproduced
+    assert "compute_loss" not in vars(trainer)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchmend import Guard, UserError
-from torchmend.adapters.shared import needing, tell, tell_backward
+from torchmend.adapters.shared import needing, tell, tell_before
 
 with needing("accelerate"):
     from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -55,7 +55,7 @@ def guarded(
     schedulers = [each.scheduler if isinstance(each, AcceleratedScheduler) else each for each in _listed(scheduler)]
     guard = Guard(models, optimizers, scaler=accelerator.scaler, scheduler=schedulers, **options)
     accelerator.register_for_checkpointing(guard)
-    tell_backward(accelerator, functools.partial(tell, guard))
+    tell_before(accelerator, "backward", functools.partial(tell, guard))
     return guard
 
 

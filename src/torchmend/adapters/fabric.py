@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchmend import Guard
-from torchmend.adapters.shared import tell, tell_backward
+from torchmend.adapters.shared import tell, tell_before
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -37,5 +37,5 @@ def guarded(fabric: "Fabric", model: nn.Module, optimizer: Optimizer, **options:
         scaler=getattr(fabric.strategy.precision, "scaler", None),
         **options,
     )
-    tell_backward(fabric, functools.partial(tell, guard))
+    tell_before(fabric, "backward", functools.partial(tell, guard))
     return guard

@@ -51,7 +51,7 @@ class GuardCallback(Callback):
         """Tell the loss, without the scaler's factor."""
         if self.guard is not None:
             scale = 1.0 if self.guard.scaler is None else self.guard.scaler.scale(torch.ones_like(loss))
-            tell(self.guard, loss.detach() / scale, self._batch)
+            tell(self.guard, loss.detach() / scale, batch=self._batch)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check, and repair, statistics: also before the sanity check, when nothing was trained yet."""

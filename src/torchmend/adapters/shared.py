@@ -30,31 +30,32 @@ def needing(library: str) -> Iterator[None]:
         ) from error
 
 
-def tell(guard: Guard, loss: Any, batch: Any = None) -> None:
-    """Tell the guard a loss, and its batch; what is not a tensor of one element is the framework's own business."""
+def tell(guard: Guard, loss: Any, *_: Any, batch: Any = None, **__: Any) -> None:
+    """Tell the guard a loss that goes backward, and its batch; what is not a tensor of one element is the framework's own business."""
     if isinstance(loss, Tensor) and loss.numel() == 1:
         guard.observe(loss, batch)
 
 
-def tell_backward(owner: Any, told: Callable[[Any], None]) -> Callable[[], None]:
-    """Have each loss told that `owner.backward` is called on, before it is scaled or divided.
+def tell_before(owner: Any, name: str, told: Callable[..., None]) -> Callable[[], None]:
+    """Have it told what a method is called with, before it is called.
 
     Args:
-        owner: An `Accelerator` or a `Fabric`: neither has a hook there.
-        told: Called with the loss.
+        owner: Such as an `Accelerator` or a `Fabric`, whose `backward` has no hook.
+        name: Of the method.
+        told: Called with the same arguments.
 
     Returns:
         What takes it back.
     """
-    original = owner.backward
+    original = getattr(owner, name)
 
-    def backward(loss: Any, *arguments: Any, **keywords: Any) -> Any:
-        told(loss)
-        return original(loss, *arguments, **keywords)
+    def method(*arguments: Any, **keywords: Any) -> Any:
+        told(*arguments, **keywords)
+        return original(*arguments, **keywords)
 
     def undo() -> None:
-        if vars(owner).get("backward") is backward:
-            del owner.backward
+        if vars(owner).get(name) is method:
+            delattr(owner, name)
 
-    owner.backward = backward
+    setattr(owner, name, method)
     return undo

@@ -90,7 +90,9 @@ class FixResult:
         """Whether a healthy file is at hand, or would be if this had been no dry run."""
         if self.after is not None:
             return self.after.healthy
-        return self.before.healthy or (self.before.checked and not self.plan.is_empty and not self.plan.refused)
+        if self.plan.refused:
+            return False
+        return self.before.healthy or (self.before.checked and not self.plan.is_empty)
 
 
 def fix_file(path: str | Path, options: FixOptions | None = None, progress: ScanProgress | None = None) -> FixResult:

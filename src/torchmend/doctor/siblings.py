@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torchmend.doctor.diagnosing import diagnose_file
 from torchmend.doctor.discovery import checkpoint_paths
+from torchmend.facts.codes import Code
 from torchmend.facts.errors import SourceChangedError, UserError
 from torchmend.facts.findings import Diagnosis
 from torchmend.facts.tensors import TensorRef
@@ -60,6 +61,8 @@ def _why_not(path: Path) -> str:
         diagnosis = diagnose_file(path)
     except SourceChangedError:
         return "it is being written to"
+    if diagnosis.healthy and is_repaired(path) and Code.STATISTIC_NEVER_MOVED in {f.code for f in diagnosis.findings}:
+        return f"{Code.STATISTIC_NEVER_MOVED.value}: its statistics are those of a reset; recalibrate it first"
     if diagnosis.healthy:
         return "" if diagnosis.refs else "it holds no tensors"
     first = diagnosis.findings[0]

@@ -116,8 +116,9 @@ class CapsuleWriter:
             logger.warning("The capsule has no weights: they take more than most_bytes. Replay it with --checkpoint.")
             left = {name: each for name, each in left.items() if name.startswith("buffer") and each.nbytes < 1 << 20}
         record |= {"has_weights": has_weights, "reference": reference, "strange": packer.strange}
-        skipped = write_tensors(draft / BATCH, packer.tensors) + write_tensors(draft / STATE, left)
-        (draft / RECORD).write_text(json.dumps(record | {"skipped": skipped}, indent=1), encoding="utf-8")
+        record["skipped"] = write_tensors(draft / BATCH, packer.tensors) + write_tensors(draft / STATE, left)
+        record["checksums"] = {name: file_checksum(draft / name) for name in (BATCH, STATE)}
+        (draft / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         (draft / "incident.txt").write_text(f"{incident}\n", encoding="utf-8")
         return True
 
@@ -206,6 +207,15 @@ def _reference(checkpoint: str | os.PathLike[str] | None, state: Mapping[str, Te
         if other is not None and other.dtype == each.dtype and torch.equal(other, each.cpu()):
             equal[name] = checksum(other)
     return {"path": str(Path(checkpoint).resolve()), "tensors": equal}
+
+
+def file_checksum(path: Path) -> int:
+    """Return the CRC-32 of a file's bytes."""
+    found = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            found = zlib.crc32(chunk, found)
+    return found
 
 
 def checksum(tensor: Tensor) -> int:

@@ -57,6 +57,7 @@ class Incident:
         rank: The process on which it happened; None where there is one alone.
         capsule: The folder that holds everything to replay it; empty if none was written.
         loss: As it was told; None if it was not.
+        with_loss: Whether the loss code was run again.
     """
 
     step: int
@@ -68,6 +69,7 @@ class Incident:
     rank: int | None = None
     capsule: str = ""
     loss: float | None = None
+    with_loss: bool = False
 
     def __str__(self) -> str:
         """Say it in less than fifteen lines."""
@@ -83,10 +85,15 @@ class Incident:
             ("cause", f"{TEXTS[self.code].title} (torchmend explain {self.code.value})" if self.code else ""),
             ("change", change or (TEXTS[self.code].remedy if self.code else "")),
             ("no help", "; ".join(tried)),
-            ("replay", f"torchmend replay {shlex.quote(self.capsule)} --model MODULE:NAME" if self.capsule else HOW_TO),
+            ("replay", self._replay if self.capsule else HOW_TO),
         ]
         on = f" on rank {self.rank}" if self.rank is not None else ""
         return "\n".join([f"Incident at step {self.step}{on}", *(f"  {key:<9}{text}" for key, text in rows if text)])
+
+    @property
+    def _replay(self) -> str:
+        loss = " --loss MODULE:NAME" if self.with_loss else ""
+        return f"torchmend replay {shlex.quote(self.capsule)} --model MODULE:NAME{loss}"
 
     def data(self) -> dict[str, Any]:
         """Return it as plain data."""

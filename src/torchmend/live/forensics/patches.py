@@ -49,7 +49,7 @@ PATCHES: tuple[tuple[tuple[str, ...], Patch, str], ...] = (
         "keep what {} gets away from zero, by {:g}",
     ),
     (("acos", "arccos", "asin", "arcsin"), _within_one, "keep what {} gets inside of -1 and 1, by {:g}"),
-    (("div", "true_divide", "__truediv__", "divide"), _not_zero, "give the divisor of {} a floor of {:g}"),
+    (("div", "true_divide", "__truediv__", "divide"), _not_zero, "keep the divisor of {} away from zero, by {:g}"),
     (("reciprocal", "__rtruediv__", "__rdiv__"), _away_from_zero, "keep what {} gets away from zero, by {:g}"),
     (("exp", "expm1", "exp2"), _bounded, "bound what {} gets"),
     (("softmax", "log_softmax"), _unmasked, "mask with the lowest finite number instead of -Inf before {}"),

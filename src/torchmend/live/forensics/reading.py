@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchmend.facts.errors import UserError
 from torchmend.live.forensics.calls import Autocast, Call, taken_apart
-from torchmend.live.forensics.capsules import BATCH, FORMAT, RECORD, STATE, checksum, state_of
+from torchmend.live.forensics.capsules import BATCH, FORMAT, RECORD, STATE, checksum, file_checksum, state_of
 from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.rng import RngState
 from torchmend.live.forensics.stored import read_tensors, stored_tensors
@@ -21,7 +21,15 @@ from torchmend.live.forensics.trees import damaged, unpacked
 
 MOST_NAMED = 3
 
-PARTS = {"incident": dict, "calls": list, "models": list, "reference": dict, "settings": dict, "has_weights": bool}
+PARTS = {
+    "incident": dict,
+    "calls": list,
+    "models": list,
+    "reference": dict,
+    "settings": dict,
+    "has_weights": bool,
+    "checksums": dict,
+}
 """What the JSON must have."""
 
 
@@ -145,7 +153,7 @@ class Capsule:
             return {}
         path = checkpoint or Path(reference["path"])
         if not path.exists():
-            raise UserError(f"The weights lie in {path}, which is not there. Give --checkpoint.")
+            raise UserError(f"The weights lie in {path}, which is not there. Give --checkpoint with where they are.")
         wanted = reference.get("tensors") or {}
         names = list(wanted) or [name for name in own if name not in self.state]
         stored = stored_tensors(path, [name.split(" ", 2)[2] for name in names])
@@ -180,9 +188,13 @@ def read_capsule(folder: Path) -> Capsule:
     for key, kind in PARTS.items():
         if not isinstance(record.get(key), kind):
             raise damaged(f"{RECORD} has no {kind.__name__} as {key!r}")
-    return Capsule(
+    found = Capsule(
         folder=folder, record=record, tensors=read_tensors(folder / BATCH), state=read_tensors(folder / STATE)
     )
+    for name in (BATCH, STATE):
+        if record["checksums"].get(name) != file_checksum(folder / name):
+            raise damaged(f"{name} is another than was written")
+    return found
 
 
 @contextmanager

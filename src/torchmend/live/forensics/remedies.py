@@ -62,7 +62,9 @@ def _remedies(rerun: Rerun, found: Localisation) -> Iterator[Remedy]:
     if patch is not None and (found.cause is Cause.MODULE or rerun.loss is not None):
         safe, words = patch
         at = f" at {found.line}" if found.line else ""
-        yield remedy(Kind.OPERATION, words + at, lambda given: (given, safe))
+        changed = remedy(Kind.OPERATION, words + at, lambda given: (given, safe))
+        if changed.helped:  # what code that is compiled or checkpointed runs again is out of its reach
+            yield changed
     if found.samples and len(found.samples) < found.of:
         rest = [at for at in range(found.of) if at not in found.samples]
         word = "example" if len(found.samples) == 1 else "examples"

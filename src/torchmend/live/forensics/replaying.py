@@ -24,6 +24,8 @@ from torchmend.live.forensics.untouched import Untouched
 from torchmend.live.forensics.widening import Widened
 from torchmend.live.rerunning import rerunning
 
+NOT_HERE = "it does not happen"
+
 WIDER = ("float32", "float64")
 
 
@@ -74,7 +76,7 @@ class Replay:
 
     def __str__(self) -> str:
         """Say it in some lines."""
-        lines = [f"then     {self.then.sentence}", f"here     {self.now.sentence}"]
+        lines = [f"then     {self.then.sentence}", f"here     {_said(self.now)}"]
         lines += [f"{key:<9}{text}" for key, text in (("how", self.now.how), ("examples", self.now.which)) if text]
         if self.with_loss or self.now.cause is not Cause.LOSS:
             lines += [f"{name:<9}{_said(found)}" for name, found in self.wider.items()]
@@ -99,7 +101,7 @@ class Replay:
 
 
 def _said(found: Localisation) -> str:
-    return "it does not happen" if found.cause is Cause.NOT_AGAIN else found.note or found.sentence
+    return NOT_HERE if found.cause is Cause.NOT_AGAIN else found.note or found.sentence
 
 
 def _place(found: Localisation) -> tuple[Cause, str]:
@@ -131,7 +133,7 @@ def replay(
     read = read_capsule(Path(capsule))
     if not read.record["calls"]:
         raise UserError(f"{capsule} holds no call of the model, so that nothing can be run again.")
-    where = torch.device(device)
+    where = _usable(device)
     models = [*model] if isinstance(model, Sequence) else [model]
     for each in models:
         each.to(where)
@@ -143,11 +145,21 @@ def replay(
             now = _localised(rerun, finite=finite)
         except Exception as error:  # the user's code may raise anything
             raise UserError(
-                f"{capsule} cannot be run here: the code raised {said(error)}. Make the model and the loss as they were "
-                "in the run; a capsule keeps named tuples as tuples, and other objects as mappings of their fields."
+                f"{capsule} cannot be run here: the code raised {said(error)}. Make the model and the loss as they "
+                "were in the run; a capsule keeps named tuples as tuples, and other objects as dicts of their fields."
             ) from error
         wider = {name: _in_wider(read, models, where, loss, name, finite=finite) for name in WIDER}
     return Replay(then=read.found, now=now, wider=wider, with_loss=loss is not None)
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """Return a device that is here; raise UserError for another."""
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"There is no device {str(device)!r} here ({said(error)}). Give cpu, or one that is.") from None
+    return found
 
 
 def rerun_of(read: Capsule, models: list[nn.Module], device: torch.device, loss: Loss | None) -> Rerun:

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +27,7 @@ from torchmend.live.guard.preflight import inspect, watch_loads, watch_starved
 from torchmend.live.guard.ranks import warn_if_alone
 from torchmend.live.guard.sensing.catalogue import Sensor, chosen
 from torchmend.live.guard.sensing.sampling import SampledForward, SampledUpdates
-from torchmend.live.guard.states import restored_policy_state
+from torchmend.live.guard.states import plain_policy_state, restored_policy_state
 from torchmend.live.guard.transaction import Transaction
 from torchmend.live.ownership import owned_modules
 from torchmend.live.wrapping import Wrapping
@@ -268,7 +267,7 @@ class Guard:
         return {
             "steps": self._counted(),
             "counts": dict(self.events.counts),
-            "policy": [asdict(state) for state in self._judge.memory.states],
+            "policy": [plain_policy_state(state) for state in self._judge.memory.states],
             "norms": [list(each.norms) for each in self._clippers],
             "samples": self._remembered(),
         }

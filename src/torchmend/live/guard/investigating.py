@@ -40,7 +40,9 @@ MOST_SECONDS = 60.0
 BY_CALLS = "found by the model's call alone; the loss, made again, went another way, as by random numbers of its own"
 """What is said of a failure that the loss did not show."""
 
-OVERWRITES = "the loss code writes into its batch, so that it was made of other numbers: give observe() a copy from before"
+OVERWRITES = (
+    "the loss code writes into its batch, so that it was made of other numbers: give observe() a copy from before"
+)
 """What is said where a batch was another by then."""
 
 LEAST_REFUSED = 2
@@ -107,7 +109,7 @@ class Investigator:
         with self._as_it_was():
             rerun = self._rerun(calls, seen)
             found = Localisation(cause=Cause.UNKNOWN, note=why) if why else self._found(rerun, seen)
-            if found.cause is Cause.NOT_AGAIN and rerun.loss is not None:
+            if found.cause is Cause.NOT_AGAIN and rerun.loss is not None and not found.exchanges:
                 rerun, found = self._by_calls(rerun, seen, found)
             every = gathered(self._incident(rerun, seen, decision, found), self._wrapped)
             showing = [at for at, each in enumerate(every) if each.found.is_known]
@@ -149,6 +151,7 @@ class Investigator:
             remedies=remedies,
             rank=seen.rank,
             loss=seen.own_loss,
+            with_loss=rerun.loss is not None,
         )
 
     def _is_late(self) -> bool:

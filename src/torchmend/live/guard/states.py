@@ -1,14 +1,23 @@
 """The policy's memory as plain values, and back."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torchmend.live.guard.policy import PolicyState
 from torchmend.live.guard.running import Learned, Running
 
 
+def plain_policy_state(state: PolicyState) -> dict[str, Any]:
+    """Return a state as plain values; None for what is not known yet, which a checkpoint would call damaged as NaN."""
+    plain = asdict(state)
+    plain["learned"] = {name: None if math.isnan(value) else value for name, value in plain["learned"].items()}
+    return plain
+
+
 def restored_policy_state(state: Mapping[str, Any]) -> PolicyState:
-    """Make a state from what `dataclasses.asdict` made of one; lists may stand in for tuples, as after JSON."""
+    """Make a state from what `plain_policy_state` made of one; lists may stand in for tuples, as after JSON."""
     return PolicyState(
         refusals=tuple((int(step), str(origin)) for step, origin in state["refusals"]),
         back_offs=tuple(map(int, state["back_offs"])),
@@ -17,7 +26,7 @@ def restored_policy_state(state: Mapping[str, Any]) -> PolicyState:
         outlier=int(state["outlier"]),
         outliers=tuple(map(int, state.get("outliers", ()))),
         in_a_row=int(state.get("in_a_row", 0)),
-        learned=Learned(**state.get("learned", {})),
+        learned=Learned(**{name: each for name, each in state.get("learned", {}).items() if each is not None}),
         alarmed=int(state.get("alarmed", -1)),
         widened=int(state.get("widened", -1)),
         happened=int(state.get("happened", 0)),
