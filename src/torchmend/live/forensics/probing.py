@@ -281,7 +281,7 @@ def is_bad(tensor: Tensor) -> bool:
 
 def _dense(tensor: Tensor) -> Tensor:
     """Return a tensor, or the values of a sparse one, such as a gradient of an embedding."""
-    return tensor.detach()._values() if tensor.layout is torch.sparse_coo else tensor  # type: ignore[no-untyped-call]
+    return tensor.detach()._values() if tensor.layout is torch.sparse_coo else tensor
 
 
 def _bounds(tensor: Tensor) -> tuple[float, float]:

@@ -40,7 +40,9 @@ MOST_SECONDS = 60.0
 BY_CALLS = "found by the model's call alone; the loss, made again, went another way, as by random numbers of its own"
 """What is said of a failure that the loss did not show."""
 
-OVERWRITES = "the loss code writes into its batch, so that it was made of other numbers: give observe() a copy from before"
+OVERWRITES = (
+    "the loss code writes into its batch, so that it was made of other numbers: give observe() a copy from before"
+)
 """What is said where a batch was another by then."""
 
 LEAST_REFUSED = 2
