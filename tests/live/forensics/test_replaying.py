@@ -13,7 +13,6 @@ from torch import nn
 import torchmend
 from live.forensics.faults import FAULTS, Fault, mean_loss, plain_net, root_net, seeded, with_row
 from live.forensics.runs import incident_of, into
-from torchmend.facts.errors import UserError
 
 HERE = Path(__file__).parent
 STEPS = {"random_mask": (True,) * 6}
@@ -142,5 +141,5 @@ def test_code_that_raises_when_it_is_replayed_is_told_in_a_line(tmp_path):
 
     fault = Fault(seeded(lambda: nn.LSTM(6, 4)), packed, loss, "", "")
     capsule = incident_of(into(fault, loss=True, capsules=tmp_path)[1]).capsule
-    with pytest.raises(UserError, match="the code raised AttributeError: .* keeps named tuples as tuples"):
+    with pytest.raises(torchmend.UserError, match=r"the code raised AttributeError: .* keeps named tuples as tuples"):
         torchmend.replay(capsule, nn.LSTM(6, 4), loss)

@@ -144,7 +144,7 @@ def replay(
         except Exception as error:  # the user's code may raise anything
             raise UserError(
                 f"{capsule} cannot be run here: the code raised {said(error)}. Make the model and the loss as they "
-                "were in the run; a capsule keeps named tuples as tuples, and other objects as mappings of their fields."
+                "were; a capsule keeps named tuples as tuples, and other objects as mappings of their fields."
             ) from error
         wider = {name: _in_wider(read, models, where, loss, name, finite=finite) for name in WIDER}
     return Replay(then=read.found, now=now, wider=wider, with_loss=loss is not None)
