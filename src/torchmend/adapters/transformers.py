@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from torchmend import Guard
 from torchmend.adapters.shared import needing, tell, tell_before
 
@@ -33,8 +31,7 @@ class GuardCallback(TrainerCallback):
     def __init__(self, trainer: Any, **options: Any) -> None:
         self.guard: Guard | None = None
         self._trainer, self._options = trainer, options
-        self._undo: list[Callable[[], None]] = []
-        self._batch: dict[str, Any] = {}
+        self._undo, self._batch = list[Callable[[], None]](), dict[str, Any]()
         self._hidden: Any = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -57,7 +54,7 @@ class GuardCallback(TrainerCallback):
     def _keep(self, _model: Any, inputs: Any, *_: Any, **__: Any) -> None:
         self._batch = dict(inputs)  # the Trainer may take labels out of it
 
-    def _tell(self, loss: torch.Tensor, **_: Any) -> None:
+    def _tell(self, loss: Any, **_: Any) -> None:
         if self.guard is not None:
             tell(self.guard, loss, batch=self._batch)
             self._hidden = self._hidden + (~loss.detach().isfinite()).sum()

@@ -11,7 +11,7 @@ from torchmend.live.forensics.patches import patch_for
 HELP = {
     "nan_in_the_batch": (Kind.EXAMPLES, "leave example 5 out"),
     "outlier": (Kind.EXAMPLES, "leave example 5 out"),
-    "zero_vector_in_the_loss": (Kind.OPERATION, "give the divisor of div a floor of 1e-06 at faults.py:"),
+    "zero_vector_in_the_loss": (Kind.OPERATION, "keep the divisor of div away from zero, by 1e-06 at faults.py:"),
     "log_of_zero_in_the_loss": (Kind.OPERATION, "keep what log gets above 1e-06 at faults.py:"),
     "distance_of_zero_in_the_loss": (Kind.OPERATION, "keep what sqrt gets above 1e-06 at faults.py:"),
     "root_of_zero_backward": (Kind.OPERATION, "keep what sqrt gets above 1e-06 at faults.py:"),
@@ -20,9 +20,9 @@ HELP = {
     ),
     "linear_in_float16": (Kind.MODULE_IN_FLOAT32, 'run 1 in float32: torchmend.stabilise(model, modules=["1"])'),
     "exponential": (Kind.OPERATION, "bound what exp gets at faults.py:"),
-    "random_mask": (Kind.OPERATION, "give the divisor of div a floor of 1e-06 at faults.py:"),
+    "random_mask": (Kind.OPERATION, "keep the divisor of div away from zero, by 1e-06 at faults.py:"),
     "spectrum_in_float16": (Kind.EXAMPLES, "leave example 5 out"),
-    "loss_inside_of_the_model": (Kind.OPERATION, "give the divisor of div a floor of 1e-06 at faults.py:"),
+    "loss_inside_of_the_model": (Kind.OPERATION, "keep the divisor of div away from zero, by 1e-06 at faults.py:"),
 }  # fmt: skip
 
 

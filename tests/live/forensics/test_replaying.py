@@ -129,3 +129,17 @@ def test_modes_and_frozen_parameters_are_as_they_were(tmp_path):
     assert not fresh[1].training
     assert fresh[3].training
     assert not fresh[0].weight.requires_grad
+
+
+def test_code_that_raises_when_it_is_replayed_is_told_in_a_line(tmp_path):
+    def loss(model, batch):
+        return (model(batch)[0].data / batch.data.norm(dim=1, keepdim=True)).mean()
+
+    def packed(bad):
+        rows = torch.zeros(3, 2, 6) if bad else torch.ones(3, 2, 6)
+        return nn.utils.rnn.pack_padded_sequence(rows, torch.tensor([3, 2]))
+
+    fault = Fault(seeded(lambda: nn.LSTM(6, 4)), packed, loss, "", "")
+    capsule = incident_of(into(fault, loss=True, capsules=tmp_path)[1]).capsule
+    with pytest.raises(torchmend.UserError, match=r"the code raised AttributeError: .* keeps named tuples as tuples"):
+        torchmend.replay(capsule, nn.LSTM(6, 4), loss)

@@ -99,7 +99,7 @@ def test_what_a_loss_raises_when_a_change_is_tried_stops_no_run():
         return divided(model, batch)
 
     _, _, guard = guarded(loss, with_row(0.0)(True))
-    assert incident_of(guard).remedies[0].helped is False
+    assert incident_of(guard).found.operation == "div"
 
 
 # Places
@@ -179,6 +179,49 @@ def test_a_model_is_found_out_where_the_loss_draws_other_numbers_when_made_again
     place = incident_of(guard).found
     assert (place.module, place.operation, place.samples) == ("Timed", "div", (0,))
     assert "found by the model's call alone" in place.note
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 6, bias=False)
+
+    def forward(self, values):
+        made = self.body(values)
+        return made / made.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_of_a_generator_and_a_critic_the_first_that_failed_is_named_once(between):
+    torch.manual_seed(0)
+    generator = nn.Linear(6, 6, bias=False) if between else Normed()
+    critic = nn.Sequential(nn.Linear(6, 1))
+    optimizers = [torch.optim.SGD(each.parameters(), 1e-3) for each in (generator, critic)]
+    with Guard([generator, critic], optimizers) as guard:
+        made = generator(with_row(0.0)(True))
+        critic(made / made.norm(dim=1, keepdim=True) if between else made).mean().backward()
+        for each in optimizers:
+            each.step()
+    place = incident_of(guard).found
+    assert place.samples == (5,)
+    assert place.cause is (Cause.LOSS if between else Cause.MODULE)
+    assert place.operation == ("" if between else "div")
+
+
+def test_a_model_that_calls_itself_without_gradients_is_seen_as_one_call():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(6, 6)
+
+        def forward(self, values, before=None):
+            if before is None:
+                with torch.no_grad():
+                    before = self(values, values)
+            return self.body(values + before)
+
+    fault = Fault(seeded(Twice), with_row(0.0), divided, "", "")
+    assert incident_of(into(fault)[1]).found.cause is Cause.LOSS
 
 
 # What cannot be known is said

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from torchmend.live.forensics.batches import reachable
+from torchmend.live.forensics.probing import is_damaged
 from torchmend.live.forensics.rng import RngState
 from torchmend.live.ownership import inner_model, is_traced
 from torchmend.live.wrapping import Hook, Wrapping
@@ -92,6 +93,13 @@ class Call:
         """Return the same call with other inputs."""
         leaves, spec = taken_apart(arguments, keywords)
         return replace(self, leaves=leaves, spec=spec)
+
+    @property
+    def has_damaged_input(self) -> bool:
+        """Whether an input of which gradients are taken, so that other code made it, is not finite."""
+        return any(
+            flag and is_damaged(each) for each, flag in zip(_tensors(self.leaves), self.with_gradients, strict=False)
+        )
 
     @property
     def is_intact(self) -> bool:
@@ -197,11 +205,14 @@ class Recorder:
         self._wrapping.hook(module.register_forward_hook(Hook(self._after), always_call=True))
 
     def _before(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled() or is_traced():
+        if torch.compiler.is_compiling():
             return  # what is compiled in place is not seen: a break in its graph would cost every step
-        self._open.append(module)
-        if len(self._open) > 1:
+        if self._open:  # a model may call itself, without gradients too
+            self._open.append(module)
             return
+        if not module.training or not torch.is_grad_enabled() or is_traced():
+            return
+        self._open.append(module)
         leaves, spec = taken_apart(arguments, keywords)
         tensors = _tensors(leaves)
         device = next((each.device.type for each in tensors), self._devices[0].type if self._devices else "cpu")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchmend.live.forensics.findings import Cause, Localisation
-from torchmend.live.forensics.probing import EXCHANGES, OUTSIDE, Origin, Probe, is_bad, value_of
-from torchmend.live.forensics.rerun import Rerun, Shown, is_damaged
+from torchmend.live.forensics.probing import EXCHANGES, OUTSIDE, Origin, Probe, is_bad, is_damaged, value_of
+from torchmend.live.forensics.rerun import Rerun, Shown
 
 MOST_RUNS = 40
 """Runs of parts of a batch in the search of one group, at most."""
@@ -60,7 +60,7 @@ def localise(
             )
         if others:
             few = ", ".join(map(str, part[:FEW]))
-            return replace(found, of=count, note=f"no few examples are to blame: without {few} the others show it too")
+            return replace(found, of=count, note=f"most examples show it: without {few} the others still do")
         largest, usual = _magnitudes(rerun, part) if len(part) < count else (0.0, 0.0)
         return replace(found, samples=part, of=count, largest=largest, usual=usual)
     return replace(found, of=count)
@@ -106,7 +106,8 @@ def _rows(tensors: Iterable[Tensor]) -> tuple[int, ...]:
 def _found(rerun: Rerun, probe: Probe, shown: Shown, *, loss_finite: bool | None) -> Localisation:
     after = probe.after
     given = [each for call in rerun.calls for each in call.out_gradients.values() if is_bad(each)]
-    before = [each for call in rerun.calls for each in call.kept if is_damaged(each)]
+    made = [call for call in rerun.calls if not call.has_damaged_input]  # the others were not made again
+    before = [each for call in made for each in call.kept if is_damaged(each)]
     if before and not shown.tensors and rerun.loss is None:
         return Localisation(cause=Cause.NOT_AGAIN)  # the model's outputs were not finite then, and are now
     if shown.given:

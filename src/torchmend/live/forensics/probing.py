@@ -233,6 +233,11 @@ def value_of(tensor: Tensor) -> str:
     return "Inf" if high == math.inf else "-Inf"
 
 
+def is_damaged(tensor: Tensor) -> bool:
+    """Return whether a tensor holds NaN or Inf; -Inf alone may be a mask."""
+    return is_bad(tensor) and value_of(tensor) != "-Inf"
+
+
 def _is_looked_at(tensor: Tensor) -> bool:
     """Return whether values of a tensor can be read here: of a number type, dense, not empty, of no strange class."""
     return is_plain(tensor) and (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0

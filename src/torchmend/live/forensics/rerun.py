@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchmend.live.forensics.batches import examples_in, fresh, reachable, taken
 from torchmend.live.forensics.calls import Call
-from torchmend.live.forensics.probing import Probe, is_bad, value_of
+from torchmend.live.forensics.probing import Probe, is_bad, is_damaged
 from torchmend.live.ownership import plain
 
 Loss = Callable[[Any, Any], Tensor]
@@ -136,9 +136,14 @@ class Rerun:
         return [("the loss", loss, torch.full_like(loss, self.scale))]
 
     def _forward(self, probe: Probe | None, leaves: list[Tensor]) -> "list[_Output]":
-        """Make all calls; add to the leaves those inputs that take gradients."""
+        """Make calls up to the first that fails; add to the leaves those inputs that take gradients.
+
+        What comes after it was made of its outputs: that it is not finite either says nothing.
+        """
         outputs: list[_Output] = []
-        for call in self.calls:
+        for at_call, call in enumerate(self.calls):
+            if at_call and call.has_damaged_input:
+                break
             arguments, keywords = _with_gradients(call.inputs, iter(call.with_gradients), leaves)
             call.rng.restore()
             with call.autocast.again(), probe or nullcontext():
@@ -150,6 +155,8 @@ class Rerun:
                 fits = gradient is not None and gradient.shape == each.shape
                 outputs.append((f"output of {call.name or 'the model'}", each, gradient if fits else None))
             outputs += [(f"output of {call.name or 'the model'}", each, None) for each in others]
+            if any(_is_damage(each, probe) for each in (*found, *others)):
+                break
         return outputs
 
     def _backward(self, probe: Probe | None, outputs: "list[_Output]", leaves: list[Tensor]) -> Shown:
@@ -189,11 +196,6 @@ def _with_gradients(tree: Any, flags: Any, leaves: list[Tensor]) -> Any:
         return leaves[-1].clone()  # it may be written to in place
 
     return tree_map_only(Tensor, flagged, tree)
-
-
-def is_damaged(tensor: Tensor) -> bool:
-    """Return whether an output holds NaN or Inf; -Inf alone may be a mask."""
-    return is_bad(tensor) and value_of(tensor) != "-Inf"
 
 
 def _is_damage(tensor: Tensor, probe: Probe | None) -> bool:

@@ -80,12 +80,17 @@ class Investigator:
         self._count = 0
         self._clock = clock
         self._until = 0.0
+        self._has_looked = False
         self._untouched: Untouched | None = None
         self.last = ""
         self.recorder = Recorder(models, wants_gradients=options.loss is None)
 
     def is_due(self, seen: Observation, decision: Decision, in_a_row: int) -> bool:
         """Return whether a step is worth it: something in it is not finite, and it was not looked into lately."""
+        if self.recorder.calls:
+            self._has_looked = False
+        elif self._has_looked and self.recorder.was_judged:
+            return False  # another optimizer's side of the same backward pass
         not_finite = seen.loss is not None and not math.isfinite(seen.loss)
         if not (not_finite or seen.buffer or not seen.gradients_finite) or decision.action is Action.PROCEED:
             return False
@@ -103,6 +108,7 @@ class Investigator:
         """
         self._seen[_key(seen)] = seen.step
         self._count += 1
+        self._has_looked = True
         calls = self.recorder.calls
         why = self._why_not(calls)
         self._until = self._clock() + MOST_SECONDS
