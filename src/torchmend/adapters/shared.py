@@ -31,7 +31,7 @@ def needing(library: str) -> Iterator[None]:
 
 
 def tell(guard: Guard, loss: Any, *_: Any, batch: Any = None, **__: Any) -> None:
-    """Tell the guard a loss that goes backward, and its batch; what is not a tensor of one element is the framework's own business."""
+    """Tell the guard a loss that goes backward, and its batch; what has not one element is the framework's business."""
     if isinstance(loss, Tensor) and loss.numel() == 1:
         guard.observe(loss, batch)
 
