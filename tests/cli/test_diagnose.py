@@ -187,7 +187,7 @@ def test_ignoring_does_not_hide_that_a_file_was_not_checked(folder):
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])
-@pytest.mark.parametrize("prefix", ["XX", "TM7", "TM1011"])
+@pytest.mark.parametrize("prefix", ["XX", "TM8", "TM1011"])
 def test_a_prefix_that_fits_no_code_exits_2_and_lists_the_codes(folder, option, prefix):
     outcome = torchmend("diagnose", "healthy.pth", option, prefix)
     assert (outcome.rc, outcome.stdout) == (2, "")
