@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import torchmend
-from benchmarks.faults.protections import Nothing, Recipe, SkipLoss, Torchmend
+from benchmarks.faults.ours import Torchmend
+from benchmarks.faults.protections import Nothing, Recipe, SkipLoss
 from benchmarks.faults.training import Training, run
 from benchmarks.root_cause.pictures import HELD_OUT, LARGE, TRAINED_ON, crops, square, with_holes
 from wavessm_x.model.fourier import WaveFFC
