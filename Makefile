@@ -48,6 +48,7 @@ bench: $(VENV)/installed-dev $(CREPE)  ## all figures under benchmarks/; takes h
 	$(BIN)/python benchmarks/scale/run.py
 	$(BIN)/python benchmarks/guard/run.py
 	$(BIN)/python benchmarks/saving/run.py
+	$(BIN)/python -m benchmarks.forensics.run
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.root_cause.run
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/scan.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/wavessm_x/steps.py
