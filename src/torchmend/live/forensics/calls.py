@@ -200,8 +200,7 @@ class Recorder:
         def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             self._before(name, module, arguments, keywords)
 
-        hook = module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True)
-        self._wrapping.hook(hook)
+        self._wrapping.hook(module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True))
         self._wrapping.hook(module.register_forward_hook(Hook(self._after), always_call=True))
 
     def _before(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:

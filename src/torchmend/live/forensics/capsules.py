@@ -220,4 +220,4 @@ def file_checksum(path: Path) -> int:
 
 def checksum(tensor: Tensor) -> int:
     """Return the CRC-32 of a tensor's bytes."""
-    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from torchmend.live.forensics.calls import Autocast, version_of
 from torchmend.live.ownership import is_traced
 from torchmend.live.recalibrating.layers import tracking_layers
 from torchmend.live.recalibrating.recalibration import FEWEST_BATCHES, recalibrate
@@ -31,13 +32,13 @@ class Call:
         arguments: Tensors share memory with what was passed, without its graph.
         keywords: Likewise.
         versions: Of the tensors; one that was written since is another batch by now.
-        autocast: Device type and dtype, where autocast was on.
+        autocast: As it was.
     """
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     versions: tuple[int, ...]
-    autocast: tuple[str, torch.dtype] | None
+    autocast: Autocast
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -52,11 +53,7 @@ class Call:
     @property
     def is_intact(self) -> bool:
         """Whether nothing was written over it since."""
-        return self.versions == tuple(map(_version, self.tensors))
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+        return self.versions == tuple(map(version_of, self.tensors))
 
 
 class Reservoir:
@@ -95,7 +92,8 @@ class Reservoir:
             return  # an object of the user's: what it holds, and for how long it stays as it is, nobody knows
         tensors = [each for each in leaves if isinstance(each, Tensor)]
         arguments, keywords = tree_map_only(Tensor, Tensor.detach, (arguments, keywords))
-        call = Call(arguments, keywords, tuple(map(_version, tensors)), _autocast_of(tensors))
+        device = tensors[0].device.type if tensors else "cpu"
+        call = Call(arguments, keywords, tuple(map(version_of, tensors)), Autocast.now(device))
         if call.nbytes <= MOST_BYTES:
             self._waiting[module].append(call)
 
@@ -133,10 +131,7 @@ class Reservoir:
 
 
 def _repeat(model: nn.Module, call: Call) -> Any:
-    if call.autocast is None:
-        return model(*call.arguments, **call.keywords)
-    device, dtype = call.autocast
-    with torch.autocast(device, dtype):
+    with call.autocast.again():
         return model(*call.arguments, **call.keywords)
 
 
@@ -144,8 +139,3 @@ def _shorten(calls: deque[Call]) -> None:
     """Drop the oldest calls until the rest keep no more memory alive than they may."""
     while sum(call.nbytes for call in calls) > MOST_BYTES:
         calls.popleft()
-
-
-def _autocast_of(tensors: Sequence[Tensor]) -> tuple[str, torch.dtype] | None:
-    device = tensors[0].device.type if tensors else "cpu"
-    return (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
