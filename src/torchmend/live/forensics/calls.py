@@ -12,8 +12,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from torchmend.live.forensics.batches import reachable
 from torchmend.live.forensics.probing import is_damaged
-from torchmend.live.forensics.rng import RngState
 from torchmend.live.ownership import inner_model, is_traced
+from torchmend.live.rng import RngState
 from torchmend.live.wrapping import Hook, Wrapping
 
 MOST_CALLS = 16

@@ -17,11 +17,11 @@ from torchmend.keeping.drafts import draft_folder_beside, put_in_place, sync_fil
 from torchmend.live.forensics.calls import Call
 from torchmend.live.forensics.incidents import Incident
 from torchmend.live.forensics.rerun import Rerun
-from torchmend.live.forensics.rng import RngState
 from torchmend.live.forensics.settings import settings_now, versions_now
 from torchmend.live.forensics.stored import stored_tensors, write_tensors
 from torchmend.live.forensics.trees import Packer
 from torchmend.live.ownership import plain
+from torchmend.live.rng import RngState
 
 logger = logging.getLogger("torchmend.guard")
 

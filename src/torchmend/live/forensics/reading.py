@@ -15,9 +15,9 @@ from torchmend.facts.errors import UserError
 from torchmend.live.forensics.calls import Autocast, Call, taken_apart
 from torchmend.live.forensics.capsules import BATCH, FORMAT, RECORD, STATE, checksum, file_checksum, state_of
 from torchmend.live.forensics.findings import Cause, Localisation
-from torchmend.live.forensics.rng import RngState
 from torchmend.live.forensics.stored import read_tensors, stored_tensors
 from torchmend.live.forensics.trees import damaged, unpacked
+from torchmend.live.rng import RngState
 
 MOST_NAMED = 3
 

@@ -18,11 +18,11 @@ from torchmend.live.forensics.findings import Cause, Localisation
 from torchmend.live.forensics.localising import localise, said
 from torchmend.live.forensics.reading import Capsule, read_capsule
 from torchmend.live.forensics.rerun import Loss, Rerun
-from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.forensics.settings import as_set
 from torchmend.live.forensics.untouched import Untouched
 from torchmend.live.forensics.widening import Widened
 from torchmend.live.rerunning import rerunning
+from torchmend.live.rng import rng_kept
 
 NOT_HERE = "it does not happen"
 

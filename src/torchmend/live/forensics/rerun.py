@@ -26,7 +26,7 @@ class Shown:
         backward: Whether the forward pass was sound, and the backward pass was not.
         tensors: Those that are not finite, with their names.
         given: Whether the gradients that came in from behind the models were not finite already.
-        outputs: Whether anything came out of the forward pass of which gradients are taken.
+        lacks_gradients: Whether no gradient of an output is known, so that nothing could go backward.
     """
 
     backward: bool = False

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchmend.facts.errors import UserError
 from torchmend.live.forensics.trees import damaged
+from torchmend.live.ownership import plain
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -86,7 +87,6 @@ def stored_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
 
 def _mappings(tree: Any) -> Iterable[dict[str, Any]]:
     if isinstance(tree, Mapping):
-        plain = {str(name).removeprefix("module.").removeprefix("_orig_mod."): each for name, each in tree.items()}
-        yield plain
-        for each in plain.values():
+        yield {plain(str(name)): each for name, each in tree.items()}
+        for each in tree.values():
             yield from _mappings(each)

@@ -18,7 +18,6 @@ from torchmend.live.forensics.incidents import Incident, Kind
 from torchmend.live.forensics.localising import localise, said
 from torchmend.live.forensics.remedies import tried
 from torchmend.live.forensics.rerun import Rerun
-from torchmend.live.forensics.rng import rng_kept
 from torchmend.live.forensics.untouched import Untouched
 from torchmend.live.guard.buffers import BufferStore
 from torchmend.live.guard.decisions import Action, Decision, Observation
@@ -27,6 +26,7 @@ from torchmend.live.guard.ranks import by_rank, gathered, named, place_among
 from torchmend.live.guard.transaction import Transaction
 from torchmend.live.ownership import inner_model, plain
 from torchmend.live.rerunning import rerunning
+from torchmend.live.rng import rng_kept
 
 PAUSE = 50
 """Steps until a fault with the same origin is investigated again."""

@@ -1,13 +1,11 @@
 """Snapshots of a run to go back to, taken when it was seen to be healthy."""
 
 import copy
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +13,7 @@ from torch.optim import Optimizer
 from torchmend.facts.errors import UserError
 from torchmend.live.guard.buffers import was_moved
 from torchmend.live.guard.skipping import rebuilt
+from torchmend.live.rng import RngState
 
 _Tensors = list[tuple[Tensor, Tensor]]
 """Live tensors, each with the elements that it had."""
@@ -57,7 +56,7 @@ class _Snapshot:
     optimizers: list[dict[str, Any]]
     groups: list[list[dict[str, Any]]]
     others: list[dict[str, Any]]
-    random: dict[str, Any]
+    random: RngState
     used: int = 0
 
 
@@ -113,7 +112,7 @@ class Snapshots:
                 optimizers=[self._copied(optimizer.state) for optimizer in self._optimizers],
                 groups=[self._copied(_settings(optimizer)) for optimizer in self._optimizers],
                 others=[self._copied(each.state_dict()) for each in self._others],
-                random=_random_state(),
+                random=RngState.now(_accelerators()),
             )
         )
 
@@ -163,7 +162,7 @@ class Snapshots:
             _restore_settings(optimizer, groups)
         for each, state in zip(self._others, snapshot.others, strict=True):
             each.load_state_dict(_written(None, state, None))
-        _set_random_state(snapshot.random)
+        snapshot.random.restore()
         return snapshot.used
 
     def _copy(self, tensor: Tensor) -> Tensor:
@@ -243,14 +242,5 @@ def _restore_settings(optimizer: Optimizer, kept: list[dict[str, Any]]) -> None:
             group[name] = _written(group.get(name), value, None)
 
 
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _accelerators() -> list[torch.device]:
+    return [torch.device("cuda", at) for at in range(torch.cuda.device_count())]

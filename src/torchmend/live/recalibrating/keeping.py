@@ -1,16 +1,14 @@
 """A model while it is run for its statistics: in evaluation mode, and afterwards as it was."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchmend.live.elements import detached
+from torchmend.live.rng import rng_kept
 
 
 class KeptBuffers:
@@ -54,8 +52,7 @@ def undisturbed(model: nn.Module) -> Iterator[KeptBuffers]:
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = KeptBuffers(model)
-    cuda = sorted({each.device.index for each in model.parameters() if each.device.type == "cuda"})
-    with torch.random.fork_rng(devices=cuda), _kept_generators():
+    with rng_kept(list({each.device for each in model.parameters()})):
         try:
             for module, _ in modes:
                 module.training = False
@@ -66,15 +63,3 @@ def undisturbed(model: nn.Module) -> Iterator[KeptBuffers]:
         finally:
             for module, mode in modes:
                 module.training = mode
-
-
-@contextmanager
-def _kept_generators() -> Iterator[None]:
-    """Keep the generators that a data loader's transforms draw from."""
-    python: Any = random.getstate()
-    numpy: Any = np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchmend.live.forensics.rng import RngState, rng_kept
+from torchmend.live.rng import RngState, rng_kept
 
 
 def drawn():
